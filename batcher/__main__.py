@@ -1,0 +1,112 @@
+"""`python -m batcher collect` and `python -m batcher flush`: the two processes of batch delivery."""
+
+from __future__ import annotations
+
+import secrets as tokens
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from batcher.channels.mail import Relay
+from batcher.collect import Collect, targets
+from batcher.deliver import Sending
+from batcher.desk import LOOK_S, WORKERS, Desk, utc_now
+from batcher.windows import Windows
+from consumer import log, metrics, service
+from consumer.keys import Role
+from consumer.ownership import patiently
+from consumer.registry import Registry
+from consumer.run import Background, Ground, adopt_files, run, watch
+from consumer.secrets import Secrets
+from consumer.service import Service, Settings, Stop
+from consumer.store import StoreUnavailable
+
+#: Seconds for one exchange with the mail relay.
+SMTP_TIMEOUT_S = 60.0
+
+
+def collect() -> None:
+    """Put rows into windows until told to stop. Raises Stop."""
+    settings = service.settings()
+    log.configure("collect", settings.log_level)
+    process = Service(settings)
+    try:
+        run(Ground(settings, Role.BATCH), process, "collect", Collect(), targets, whole=False)
+    finally:
+        process.close()
+
+
+def flush() -> None:
+    """Deliver windows on schedule until told to stop. Raises Stop."""
+    settings = service.settings()
+    log.configure("flush", settings.log_level)
+    relay = _relay(settings)
+    process = Service(settings)
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="flush")
+    try:
+        ground = Ground(settings, Role.BATCH)
+        metrics.start()
+        adopt_files(ground)
+        registry = Registry(settings.schema_registry) if settings.schema_registry else None
+
+        def sending(windows: Windows) -> Sending:
+            return Sending(
+                windows=windows,
+                partitions=ground.layout.partitions,
+                secrets=Secrets(),
+                relay=relay,
+                mail_from=settings.mail_from,
+                monotonic=time.monotonic,
+                by_id=registry,
+                step=lambda _name: None,
+            )
+
+        owner = f"{socket.gethostname()}-{tokens.token_hex(4)}"
+        _flush(ground, process, Desk(ground, owner, sending, pool))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        process.close()
+
+
+def _flush(ground: Ground, process: Service, desk: Desk) -> None:
+    watcher = watch(ground, process.stopping)
+    log.event("service.started", port=process.port, partitions=ground.layout.partitions)
+    while not process.stopping.is_set():
+        process.health.beat()
+        try:
+            patiently(process.stopping.is_set, lambda: desk.look(utc_now()))
+        except StoreUnavailable:
+            break
+        if watcher.failure:
+            raise Stop(watcher.failure)
+        process.health.ready, process.health.reason = True, "ready"
+        process.stopping.wait(LOOK_S)
+    desk.finish()
+    log.event("service.stopped")
+
+
+def _relay(settings: Settings) -> Relay:
+    host, colon, port = settings.smtp.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise Stop("REFERRALS_SMTP is host:port of the mail relay, such as mail.example.com:587")
+    try:
+        return Relay(
+            host=host,
+            port=int(port),
+            timeout=SMTP_TIMEOUT_S,
+            starttls=settings.smtp_starttls,
+            username=settings.smtp_username,
+            password=settings.smtp_password,
+        )
+    except ValueError as error:
+        raise Stop(f"REFERRALS_SMTP: {error}") from error
+
+
+SERVICES = {"collect": collect, "flush": flush}
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] not in SERVICES:
+        sys.exit("usage: python -m batcher collect|flush")
+    metrics.start()
+    sys.exit(service.run(SERVICES[sys.argv[1]]))

@@ -1,0 +1,66 @@
+"""The mail itself, built from a window's file. The one owner of email.
+
+The law: the same arguments give the same bytes, and no argument can add a header or end a part. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime
+from email.errors import HeaderParseError
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP as CRLF_POLICY
+
+
+def build(
+    *,
+    message_id: str,
+    date: datetime,
+    sender: str,
+    recipient: str,
+    subject: str,
+    text: str,
+    html: str,
+    attachment_name: str,
+    attachment: bytes,
+    attachment_type: str = "text/csv",
+) -> bytes:
+    """The mail as it goes over the line: CRLF, ASCII, no line near the 998 characters SMTP allows.
+
+    `message_id` as `<…@…>`, `date` aware. The same arguments give the same bytes. Raises ValueError where
+    a value holds a line break or another control character, or an address is none.
+    """
+    for name, value in {"message_id": message_id, "subject": subject, "file name": attachment_name}.items():
+        if not value.isprintable():
+            raise ValueError(f"the mail's {name} must be one line of printable text")
+    if not re.fullmatch(r"<[^\s<>@]{1,200}@[^\s<>@]{1,50}>", message_id) or date.tzinfo is None:
+        raise ValueError("a mail needs a message id such as <window.recipient@domain> and an aware date")
+    mail = EmailMessage(policy=CRLF_POLICY)
+    mail["From"] = address(sender)
+    mail["To"] = address(recipient)
+    mail["Subject"] = subject
+    mail["Date"] = date
+    mail["Message-ID"] = message_id
+    mail["Auto-Submitted"] = "auto-generated"
+    # Quoted-printable and base64 hold no "=_", which begins every boundary: none can end a part early.
+    mail.set_content(text, cte="quoted-printable")
+    mail.add_alternative(html, subtype="html", cte="quoted-printable")
+    kind, _, subtype = attachment_type.partition("/")
+    charset = {"charset": "utf-8"} if kind == "text" else {}
+    mail.add_attachment(attachment, maintype=kind, subtype=subtype, filename=attachment_name, params=charset)
+    for number, part in enumerate(part for part in mail.walk() if part.is_multipart()):
+        part.set_boundary(f"=_{hashlib.sha256(f'{number}{message_id}'.encode()).hexdigest()[:40]}")
+    return mail.as_bytes()
+
+
+def address(value: str) -> Address:
+    """One plain ASCII address. Raises ValueError."""
+    try:
+        parsed = Address(addr_spec=value)
+    except (HeaderParseError, ValueError, IndexError):
+        parsed = None
+    if parsed is None or not value.isascii() or not value.isprintable():
+        raise ValueError("a mail's sender and recipient must each be one plain ASCII address")
+    return parsed

@@ -1,0 +1,1 @@
+"""The files an advertiser gets: how rows become bytes."""

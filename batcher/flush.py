@@ -1,0 +1,169 @@
+"""One window, from wherever it stands to its end. Every step may be repeated after a crash.
+
+CLAIMED -> sealed in every partition -> SEALED (durable) -> told to `referral-manifests` -> sent by its
+channel -> ENDED (durable) -> told with its outcome -> rows dropped, CLOSED.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import assert_never
+
+from batcher.channels import Hold, Retry
+from batcher.deliver import Finished, Result, Sending, by_mail, by_sftp
+from batcher.render import Damaged
+from batcher.windows import State, WindowState
+from consumer import log, metrics
+from consumer.kafka_out import KafkaOut, Out
+from consumer.topics import Topics
+from schemas.connection import EmailConnection, SftpConnection, connection_digest
+from schemas.delivery import Outcome
+from schemas.manifest import Kind, Manifest
+from schemas.receipt import Receipt, Subject
+
+#: Pauses between tries of a window in trouble that passes; the last one repeats.
+RETRY_S = (5.0, 15.0, 60.0, 300.0)
+#: A held window looks whether its cause is gone this often.
+HELD_S = 300.0
+
+FileConnection = SftpConnection | EmailConnection
+
+
+class Flush:
+    """Flushes windows that the caller has claimed. Raises Gone, StoreUnavailable, NotDurable and
+    NotAcknowledged: the window then stands where it stood, for the next try.
+    """
+
+    def __init__(self, sending: Sending, out: KafkaOut, topics: Topics) -> None:
+        self._sending, self._out, self._topics = sending, out, topics
+        self._windows, self._step = sending.windows, sending.step
+
+    def seal(self, window: WindowState, connection: FileConnection, account: str, now: float) -> WindowState:
+        """From CLAIMED to SEALED. The definition it is rendered with is frozen here."""
+        self._step("claimed")
+        marks = self._windows.seal(window, self._sending.partitions)
+        self._step("sealed")
+        return self._windows.advance(
+            window,
+            {
+                "state": State.SEALED,
+                "marks": json.dumps([asdict(mark) for mark in marks]),
+                "digest": connection_digest(connection),
+                "account": account,
+                "sealed_at": int(now * 1000),
+            },
+            durable=True,
+        )
+
+    def send(self, window: WindowState, connection: FileConnection, now: float) -> WindowState:
+        """From SEALED on to ENDED, or released for another try. `connection`: as frozen at the seal."""
+        if window.state is State.SEALED:
+            # Told before the first byte leaves, and again after a crash: Kafka keeps the newest.
+            self._tell(self._manifest(window, None))
+            self._step("told")
+        try:
+            window, result = self._by_channel(window, connection)
+        except Damaged as damaged:
+            result = Hold(str(damaged))
+        outcome = _label(result)
+        metrics.FLUSHED.labels(connection.kind, outcome).inc()
+        log.event(
+            "window.sent" if isinstance(result, Finished) else "window.delayed",
+            window=window.id,
+            channel=connection.kind,
+            outcome=outcome,
+            reason=result.reason,
+            rows=int(window.fields.get("rows", 0)),
+            attempt=window.tries + 1,
+        )
+        tries = window.tries + 1
+        match result:
+            case Finished(ended, reason):
+                window = self._windows.advance(
+                    window,
+                    {"state": State.ENDED, "outcome": ended, "reason": reason, "tries": tries, "held": 0},
+                    durable=True,
+                )
+                self._step("ended")
+            case Retry(reason) | Hold(reason):
+                held = isinstance(result, Hold)
+                pause = HELD_S if held else RETRY_S[min(tries, len(RETRY_S)) - 1]
+                self._windows.release(
+                    window, {"reason": reason, "held": int(held), "tries": tries, "retry_at": int(now + pause)}
+                )
+            case _:
+                assert_never(result)
+        return window
+
+    def close(self, window: WindowState) -> None:
+        """From ENDED to CLOSED: Kafka has the receipt and the manifest's outcome, Redis the rows no more."""
+        receipt = self._receipt(window)
+        told = self._manifest(window, receipt.outcome)
+        self._out.send(
+            [
+                Out(self._topics.receipts, receipt.subject_id, receipt.encode()),
+                Out(self._topics.manifests, told.key, told.encode()),
+            ]
+        )
+        self._step("closing")
+        self._windows.drop(window, self._sending.partitions)
+        self._windows.release(window, {"state": State.CLOSED})
+
+    def _by_channel(self, window: WindowState, connection: FileConnection) -> tuple[WindowState, Result]:
+        if connection.file.empty == "skip" and not sum(mark.rows for mark in window.marks):
+            return window, Finished(Outcome.DELIVERED, "nothing new, no file wanted")
+        match connection:
+            case SftpConnection():
+                return by_sftp(self._sending, window, connection)
+            case EmailConnection():
+                return by_mail(self._sending, window, connection)
+            case _:
+                assert_never(connection)
+
+    def _tell(self, manifest: Manifest) -> None:
+        self._out.send([Out(self._topics.manifests, manifest.key, manifest.encode())])
+
+    def _manifest(self, window: WindowState, outcome: str | None) -> Manifest:
+        return Manifest(
+            kind=Kind.WINDOW,
+            at=datetime.now(UTC),
+            connection=window.connection,
+            connection_digest=window.fields["digest"],
+            window=window.number,
+            slot=window.slot,
+            marks=window.marks,
+            outcome=outcome,
+        )
+
+    def _receipt(self, window: WindowState) -> Receipt:
+        fields = window.fields
+        return Receipt(
+            subject=Subject.WINDOW,
+            subject_id=window.id,
+            outcome=Outcome(fields["outcome"]),
+            service="flush",
+            at=datetime.now(UTC),
+            reason=window.reason or None,
+            account_id=fields["account"],
+            connection=window.connection,
+            digest=fields.get("sha256"),
+            attempts=window.tries,
+            rows=int(fields.get("rows", 0)),
+            left_out=int(fields.get("left_out", 0)),
+        )
+
+
+def _label(result: Result) -> str:
+    match result:
+        case Finished(Outcome.UNCERTAIN):
+            return "uncertain"
+        case Finished():
+            return "delivered"
+        case Retry():
+            return "retry"
+        case Hold():
+            return "held"
+        case _:
+            assert_never(result)

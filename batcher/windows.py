@@ -1,0 +1,260 @@
+"""Windows: what waits for a file connection, sealed in steps that a crash can repeat.
+
+A connection has one window under way. It is claimed (a number, durably, before anything moves),
+sealed in every partition, told to `referral-manifests`, sent, told again with its outcome, closed.
+Every state is written under the holder's token: a worker that was overtaken is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from consumer.keys import Keys
+from consumer.store import Argument, Call, Reply, Script, Store, text
+from schemas.delivery import window_id
+from schemas.manifest import Mark
+
+SEAL = Script("batcher", "seal")
+DROP = Script("batcher", "drop")
+CLAIM = Script("batcher", "claim")
+ADVANCE = Script("batcher", "advance")
+
+#: A holder that says nothing for so long is taken over; a heartbeat renews it, whatever a step waits for.
+LEASE_MS = 15_000
+#: Windows an operator asked for are slots of their own; the schedule does not count them.
+ASKED = "asked:"
+
+
+class State(StrEnum):
+    """Of a window. UPLOADED: the file is on the server under a temporary name. SENDING: mails are
+    under way. ENDED: sent, and Kafka is to be told.
+    """
+
+    CLAIMED = "CLAIMED"
+    SEALED = "SEALED"
+    UPLOADED = "UPLOADED"
+    SENDING = "SENDING"
+    ENDED = "ENDED"
+    CLOSED = "CLOSED"
+
+
+@dataclass(frozen=True, slots=True)
+class WindowState:
+    """A window as Redis has it. `fields` holds what only its channel reads."""
+
+    connection: str
+    number: int
+    state: State
+    slot: str
+    token: int
+    since: datetime
+    reason: str
+    tries: int
+    retry_at: float
+    fields: Mapping[str, str]
+
+    @property
+    def id(self) -> str:
+        return window_id(self.connection, self.number)
+
+    @property
+    def held(self) -> bool:
+        """It waits for a person; `reason` says for what."""
+        return self.fields.get("held") == "1"
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """One per partition once it is sealed."""
+        return tuple(Mark(**mark) for mark in json.loads(self.fields.get("marks", "[]")))
+
+    @property
+    def sealed_at(self) -> datetime:
+        return datetime.fromtimestamp(int(self.fields["sealed_at"]) / 1000, UTC)
+
+
+class Gone(Exception):  # noqa: N818 - what happened to our claim
+    """Another worker holds the window now: stop, and touch nothing."""
+
+
+class Windows:
+    """The windows of one deployment, over one Redis connection. Raises StoreUnavailable."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self.store, self._keys = store, keys
+
+    def ask(self, connection: str, now: datetime) -> None:
+        """Have the connection's window flushed now; asking twice before it happens is asking once."""
+        self.store.command("HSETNX", self._asked, connection, now.astimezone(UTC).isoformat(timespec="seconds"))
+
+    def asked(self) -> dict[str, str]:
+        """Connections asked for, with when."""
+        return self.store.hash(self._asked)
+
+    def state(self, connection: str) -> WindowState | None:
+        """The connection's newest window, or None before the first."""
+        fields = self.store.hash(self._keys.window(connection))
+        return _state(connection, fields) if fields else None
+
+    def claim(
+        self, connection: str, owner: str, slot: str, last: str, *, scheduled: bool
+    ) -> WindowState | None:
+        """Open the window for `slot` (or with '' take over an open one); None when there is nothing to do
+        or somebody else is at it. `last`: the last scheduled slot the caller saw, '' for none.
+        """
+        args = (owner, LEASE_MS, slot, last, int(scheduled))
+        reply = self.store.call(Call(CLAIM, self._keys.window(connection), args))
+        if text(reply[0]) != "OK":
+            return None
+        if slot.startswith(ASKED):
+            self.store.command("HDEL", self._asked, connection)
+        items = [text(item) for item in reply[1:]]
+        return _state(connection, dict(zip(items[::2], items[1::2], strict=True)))
+
+    def advance(self, window: WindowState, fields: Mapping[str, str | int], *, durable: bool) -> WindowState:
+        """Write fields of a window we hold, and renew it. Raises Gone; NotDurable with `durable`."""
+        return self._advance(window, fields, LEASE_MS, durable=durable)
+
+    def beat(self, window: WindowState) -> None:
+        """Renew a window we hold. Raises Gone."""
+        self._advance(window, {}, LEASE_MS, durable=False)
+
+    def release(self, window: WindowState, fields: Mapping[str, str | int]) -> None:
+        """As `advance`, and let whoever comes next take it. Raises Gone."""
+        self._advance(window, fields, 0, durable=False)
+
+    def _advance(
+        self, window: WindowState, fields: Mapping[str, str | int], lease_ms: int, *, durable: bool
+    ) -> WindowState:
+        args: list[Argument] = [window.number, window.token, lease_ms]
+        for name, value in fields.items():
+            args += [name, value]
+        reply = self.store.call(Call(ADVANCE, self._keys.window(window.connection), args))
+        if text(reply[0]) != "OK":
+            raise Gone(window.id)
+        if durable:
+            self.store.barrier()
+        merged = {**window.fields, **{name: str(value) for name, value in fields.items()}}
+        return _state(window.connection, merged)
+
+    def seal(self, window: WindowState, partitions: int) -> tuple[Mark, ...]:
+        """Close the window's share in every partition; the same marks however often it is asked.
+
+        Raises Gone where a later window was sealed already.
+        """
+        calls = [
+            Call(SEAL, self._keys.head(p), (self._keys.prefix(p), window.connection, window.number))
+            for p in range(partitions)
+        ]
+        replies = self.store.calls(calls)
+        return tuple(_mark(p, reply, window) for p, reply in enumerate(replies))
+
+    def rows(self, window: WindowState, partition: int, start: int, count: int) -> list[bytes]:
+        """Sealed rows of one partition, `count` from `start` on."""
+        key = f"{self._keys.prefix(partition)}sealed:{window.connection}:{window.number}"
+        found: list[bytes] = self.store.command("LRANGE", key, start, start + count - 1)
+        return found
+
+    def latest(self, window: WindowState, partition: int, ids: Sequence[str]) -> dict[str, int]:
+        """Of these referrals, the revision that supersedes all lower ones in the window."""
+        key = f"{self._keys.prefix(partition)}sealed-latest:{window.connection}:{window.number}"
+        return {i: int(v) for i, v in self._found(key, ids)}
+
+    def removals(self, partition: int, ids: Sequence[str]) -> dict[str, Removal]:
+        """Of these referrals, those withdrawn or erased."""
+        return {i: _removal(v) for i, v in self._found(f"{self._keys.prefix(partition)}removed", ids)}
+
+    def drop(self, window: WindowState, partitions: int) -> None:
+        """Forget its rows: the window has ended and Kafka knows."""
+        args = [(self._keys.prefix(p), window.connection, window.number) for p in range(partitions)]
+        self.store.calls([Call(DROP, self._keys.head(p), arg) for p, arg in enumerate(args)])
+
+    def marks_now(self, partitions: int) -> dict[int, int]:
+        """How many removal marks each partition has: what a first byte sent fixes."""
+        found = self.store.commands([("HGET", self._keys.head(p), "marks") for p in range(partitions)])
+        return {p: int(value or 0) for p, value in enumerate(found)}
+
+    def began(self, connection: str, now: datetime) -> datetime:
+        """Since when the connection has windows; `now` when it is asked for the first time."""
+        key, stamp = f"{self._keys.topic}:windows-began", now.astimezone(UTC).isoformat()
+        _, found = self.store.commands([("HSETNX", key, connection, stamp), ("HGET", key, connection)])
+        return datetime.fromisoformat(text(found))
+
+    def states(self, connections: Sequence[str]) -> dict[str, WindowState]:
+        """The newest windows of those that have one, in one round trip."""
+        found = self.store.hashes([self._keys.window(name) for name in connections])
+        return {name: _state(name, fields) for name, fields in zip(connections, found, strict=True) if fields}
+
+    def opened(self, connections: Sequence[str], partitions: int) -> float | None:
+        """When the oldest row that is not sealed yet came in, in seconds since the epoch."""
+        asked = [
+            ("HGET", f"{self._keys.prefix(p)}seals:{name}", "opened")
+            for name in connections
+            for p in range(partitions)
+        ]
+        if not asked:
+            return None
+        return min((int(found) / 1000 for found in self.store.commands(asked) if found), default=None)
+
+    def _found(self, key: str, ids: Sequence[str]) -> list[tuple[str, str]]:
+        if not ids:
+            return []
+        found = self.store.command("HMGET", key, *ids)
+        return [(i, text(value)) for i, value in zip(ids, found, strict=True) if value is not None]
+
+    @property
+    def _asked(self) -> str:
+        return f"{self._keys.topic}:asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A removal mark: the revision WITHDRAWN reaches up to, and since which mark it holds; 0 for never."""
+
+    revision: int
+    withdrawn: int
+    erased: int
+
+
+def leaves_out(removal: Removal, revision: int, sealed: int, first_byte: int | None) -> bool:
+    """Whether a sealed row stays out of the file. Pure.
+
+    WITHDRAWN counts up to the seal (`sealed` marks were known), ERASED up to the first byte sent
+    (`first_byte`, None before it).
+    """
+    if removal.erased and (first_byte is None or removal.erased <= first_byte):
+        return True
+    return bool(removal.withdrawn) and removal.withdrawn <= sealed and revision <= removal.revision
+
+
+def _removal(value: str) -> Removal:
+    _kind, revision, withdrawn, erased, *_ = value.split(" ")
+    return Removal(int(revision), int(withdrawn), int(erased))
+
+
+def _mark(partition: int, reply: Reply, window: WindowState) -> Mark:
+    status = text(reply[0])
+    if status != "OK":
+        raise Gone(f"{window.id} in partition {partition}: {status}")
+    _n, start, to, rows, digest, removals = (text(item) for item in reply[1:])
+    return Mark(
+        partition=partition, start=int(start), to=int(to), rows=int(rows), digest=digest, removals=int(removals)
+    )
+
+
+def _state(connection: str, fields: Mapping[str, str]) -> WindowState:
+    return WindowState(
+        connection=connection,
+        number=int(fields["n"]),
+        state=State(fields["state"]),
+        slot=fields["slot"],
+        token=int(fields["token"]),
+        since=datetime.fromtimestamp(int(fields["since"]) / 1000, UTC),
+        reason=fields.get("reason", ""),
+        tries=int(fields.get("tries", "0")),
+        retry_at=float(fields.get("retry_at", "0")),
+        fields=dict(fields),
+    )

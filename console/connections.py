@@ -1,0 +1,167 @@
+"""`referrals connections`: the advertisers' files checked and put in force, single connections paused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import assert_never
+from urllib.parse import urlsplit
+
+from console.ground import redis_alone, standing
+from console.show import count, one_line
+from consumer import connection_sets, folder as folders
+from consumer.connection_sets import StoredSet
+from consumer.keys import Keys
+from consumer.route import AnyConnection
+from consumer.service import Settings, Stop
+from consumer.store import Store
+from consumer.topics import Topics
+from schemas.connection import ConnectionSet, EmailConnection, HttpConnection, SftpConnection
+
+COLUMNS = ("account", "connection", "kind", "to", "campaigns", "fields", "when")
+#: A reason is one line in a table and in /metrics' neighbourhood, not a report.
+MAX_REASON = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a new set changes, by connection name; `changed` says in which members."""
+
+    added: tuple[str, ...]
+    changed: Mapping[str, tuple[str, ...]]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """`before` is the version in force until now; the same as `version` when nothing changed."""
+
+    before: int
+    version: int
+    accounts: int
+    connections: int
+    difference: Difference
+
+
+def read(settings: Settings, folder: str | None) -> ConnectionSet:
+    """The set that a folder describes. Raises Stop with every error of every file."""
+    found = folder or settings.connections
+    if found is None:
+        raise Stop("which folder? name it, or set REFERRALS_CONNECTIONS")
+    return folders.read(found)
+
+
+def apply(settings: Settings, wanted: ConnectionSet) -> Applied:
+    """Put `wanted` in force. Raises Stop."""
+    with standing(settings) as ground:
+        before = connection_sets.current(ground.store, ground.topics)
+        version = connection_sets.apply(
+            ground.store, ground.out, ground.topics, wanted, ground.layout.partitions
+        )
+    return Applied(
+        before.version,
+        version,
+        len(wanted.accounts),
+        len(wanted.by_name()),
+        difference(before.set, wanted),
+    )
+
+
+def stored(settings: Settings) -> tuple[StoredSet, dict[str, str]]:
+    """The set in force, and the paused connections with why. Raises Stop."""
+    with redis_alone(settings) as (store, keys):
+        return connection_sets.current(store, Topics(settings.prefix)), store.hash(keys.paused)
+
+
+def pause(settings: Settings, name: str, reason: str) -> bool:
+    """Start nothing more of it; False where it was paused already: then only the reason is new. Raises Stop."""
+    if not reason.isprintable() or not 0 < len(reason) <= MAX_REASON:
+        raise Stop(f"--reason: give one line of at most {MAX_REASON} characters")
+    with redis_alone(settings) as (store, keys):
+        _known(store, keys, settings, name)
+        added = store.command("HSET", keys.paused, name, reason)
+        store.barrier()
+    return bool(added)
+
+
+def resume(settings: Settings, name: str) -> bool:
+    """Go on with it; False where it was not paused. Raises Stop."""
+    with redis_alone(settings) as (store, keys):
+        _known(store, keys, settings, name)
+        removed = store.command("HDEL", keys.paused, name)
+        store.barrier()
+    return bool(removed)
+
+
+def _known(store: Store, keys: Keys, settings: Settings, name: str) -> None:
+    names = connection_sets.current(store, Topics(settings.prefix)).set.by_name().keys()
+    # One that was removed may still be paused, and has deliveries to end.
+    require(name, {*names, *store.hash(keys.paused)})
+
+
+def require(name: str, names: Iterable[str], what: str = "connection") -> None:
+    """Raises Stop with a guess where `name` is not among `names`. Pure."""
+    known = sorted(names)
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        hint = f"did you mean {near[0]}?"
+    elif known:
+        hint = "`referrals connections list` shows them"
+    else:
+        hint = "no connections are in force; run `referrals connections apply DIR`"
+    raise Stop(f"there is no {what} {one_line(name)!r}: {hint}")
+
+
+def difference(before: ConnectionSet, after: ConnectionSet) -> Difference:
+    """Pure."""
+    old, new = before.by_name(), after.by_name()
+    changed = {name: _changed(old[name], new[name]) for name in sorted(old.keys() & new.keys())}
+    return Difference(
+        tuple(sorted(new.keys() - old.keys())),
+        {name: members for name, members in changed.items() if members},
+        tuple(sorted(old.keys() - new.keys())),
+    )
+
+
+def _changed(old: tuple[str, AnyConnection], new: tuple[str, AnyConnection]) -> tuple[str, ...]:
+    before = {"account": old[0], **old[1].model_dump(mode="json")}
+    after = {"account": new[0], **new[1].model_dump(mode="json")}
+    return tuple(
+        member for member in {**after, **before} if before.get(member, ...) != after.get(member, ...)
+    )
+
+
+def row(account: str, connection: AnyConnection) -> tuple[str, ...]:
+    """What the account gets, a cell per column of COLUMNS. No secret, no address of a person. Pure."""
+    campaigns = connection.campaigns
+    return (
+        account,
+        connection.name,
+        connection.kind,
+        _to(connection),
+        "all" if campaigns == "all" else ", ".join(campaigns),
+        str(len(connection.fields)),
+        "at once" if connection.kind == "http" else f"{connection.schedule.cron} {connection.schedule.zone}",
+    )
+
+
+def _to(connection: AnyConnection) -> str:
+    match connection:
+        case HttpConnection():
+            # The path and the query may hold a token.
+            url = urlsplit(connection.url)
+            return f"{connection.method} {url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}"
+        case SftpConnection():
+            return f"{connection.host}:{connection.port}"
+        case EmailConnection():
+            return count(len(connection.recipients), "recipient")
+        case _:
+            assert_never(connection)
+
+
+def rows(connections: ConnectionSet) -> list[tuple[str, ...]]:
+    """A row per connection, accounts in order. Pure."""
+    return [row(account, connection) for account, connection in connections.by_name().values()]

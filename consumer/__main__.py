@@ -1,0 +1,35 @@
+"""`python -m consumer`: the push service."""
+
+from __future__ import annotations
+
+import sys
+
+from consumer import log, metrics, service
+from consumer.keys import Role
+from consumer.push import Push
+from consumer.run import Ground, run
+from consumer.service import Service
+
+
+def main() -> None:
+    """Push referrals until told to stop. Raises Stop."""
+    settings = service.settings()
+    log.configure("push", settings.log_level)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    process = Service(settings)
+    try:
+        ground = Ground(settings, Role.PUSH)
+        push = Push(ground.keys, settings.max_in_flight, process.stopping.is_set)
+        push.sender.start()
+        run(ground, process, "push", push, push.targets, whole=True)
+        push.sender.close()
+    finally:
+        process.close()
+
+
+#: The reading thread and the requests' loop share the interpreter: 5 ms, the default, would be most of a push.
+SWITCH_INTERVAL_S = 0.0005
+
+if __name__ == "__main__":
+    metrics.start()
+    sys.exit(service.run(main))

@@ -1,0 +1,85 @@
+"""The connections in force: stored in Redis and told to `referral-manifests` under a version and a digest.
+
+A set takes effect when it is stored. Every intake names the version it routed with, and an older one
+is refused, so that after an edit no worker goes on with yesterday's files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import TypeAdapter
+
+from consumer import manifests
+from consumer.kafka_out import KafkaOut
+from consumer.keys import Keys, Role
+from consumer.service import Stop
+from consumer.store import Call, Script, Store, text
+from consumer.topics import Topics
+from schemas.connection import Connection, ConnectionSet, HttpConnection, canonical, connection_digest, load_definition
+from schemas.connection import EmailConnection, SftpConnection
+from schemas.manifest import Kind, Manifest
+
+_APPLY = Script("consumer", "apply_set")
+_RAISE = Script("consumer", "raise_set")
+_CONNECTION: TypeAdapter[HttpConnection | SftpConnection | EmailConnection] = TypeAdapter(Connection)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSet:
+    """A set and the version it is in force under; version 0 is the empty set before the first."""
+
+    version: int
+    set: ConnectionSet
+
+
+def version(store: Store, topics: Topics) -> int:
+    """The version in force, cheaply."""
+    found = store.command("HGET", Keys(topics.referrals, Role.PUSH).connections, "version")
+    return int(found or 0)
+
+
+def current(store: Store, topics: Topics) -> StoredSet:
+    """The set in force."""
+    found = store.hash(Keys(topics.referrals, Role.PUSH).connections)
+    if not found:
+        return StoredSet(0, ConnectionSet())
+    return StoredSet(int(found["version"]), load_definition(found["definition"]))
+
+
+def known(store: Store, topics: Topics, digest: str) -> bool:
+    """Whether the set was ever in force: a worker started with yesterday's files must not bring it back."""
+    return bool(store.command("HEXISTS", Keys(topics.referrals, Role.PUSH).connections, f"known:{digest}"))
+
+
+def apply(store: Store, out: KafkaOut, topics: Topics, wanted: ConnectionSet, partitions: int) -> int:
+    """Put `wanted` in force and return its version. Raises Stop when another set came in between."""
+    keys = Keys(topics.referrals, Role.PUSH)
+    connections = [connection for account in wanted.accounts for connection in account.connections]
+    if connections:
+        definitions = {connection_digest(c): canonical(c.model_dump(mode="json")) for c in connections}
+        store.command("HSET", keys.definitions, *(item for pair in definitions.items() for item in pair))
+    before = version(store, topics)
+    reply = store.call(Call(_APPLY, keys.connections, (before, wanted.digest, wanted.definition())))
+    if text(reply[0]) != "OK":
+        raise Stop("another set of connections was applied at the same moment: look at it, then apply again")
+    number = int(reply[1])
+    heads = [Keys(topics.referrals, role).head(p) for role in Role for p in range(partitions)]
+    store.calls([Call(_RAISE, head, (number,)) for head in heads])
+    store.barrier()
+    statement = Manifest(
+        kind=Kind.CONNECTIONS,
+        at=datetime.now(UTC),
+        set_version=number,
+        set_digest=wanted.digest,
+        definition=wanted.definition(),
+    )
+    manifests.tell(out, topics, statement)
+    return number
+
+
+def definition(store: Store, topics: Topics, digest: str) -> HttpConnection | SftpConnection | EmailConnection | None:
+    """The connection as it stood under `digest`."""
+    found = store.command("HGET", Keys(topics.referrals, Role.PUSH).definitions, digest)
+    return None if found is None else _CONNECTION.validate_json(found)

@@ -1,0 +1,60 @@
+"""What the compacted topic `referral-manifests` remembers when Redis does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from consumer.kafka_out import KafkaOut, Out
+from consumer.stream import read_all
+from consumer.topics import Topics
+from schemas import manifest
+from schemas.codec import Undecodable
+from schemas.manifest import Kind, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The newest manifest of each key. `windows`: of each connection, its windows by number."""
+
+    init: Manifest | None = None
+    connections: Manifest | None = None
+    windows: Mapping[str, Mapping[int, Manifest]] = field(default_factory=dict)
+
+    def floor(self, partition: int) -> tuple[int, str]:
+        """The highest offset a sealed window reached in `partition`, and that window's key.
+
+        Seals are durable before they are told here, so Redis can stand below only if it went back.
+        """
+        reached = [
+            (mark.to, window.key)
+            for windows in self.windows.values()
+            for window in windows.values()
+            for mark in window.marks
+            if mark.partition == partition
+        ]
+        return max(reached, default=(0, ""))
+
+
+def remember(bootstrap: str, config: Mapping[str, Any], topics: Topics) -> Remembered:
+    """Read the topic to its end. Raises StreamFailed."""
+    newest: dict[str, Manifest] = {}
+    for record in read_all(bootstrap, config, topics.manifests):
+        if record.value is None:
+            continue
+        try:
+            found = manifest.decode(record.value)
+        except Undecodable:
+            continue  # written by a newer version: it knows what we need not
+        newest[found.key] = found
+    windows: dict[str, dict[int, Manifest]] = {}
+    for found in newest.values():
+        if found.kind is Kind.WINDOW:
+            windows.setdefault(str(found.connection), {})[int(found.window or 0)] = found
+    return Remembered(newest.get(f"init:{topics.referrals}"), newest.get("connections"), windows)
+
+
+def tell(out: KafkaOut, topics: Topics, statement: Manifest) -> None:
+    """Produce a manifest and wait for its acknowledgement. Raises NotAcknowledged."""
+    out.send([Out(topics.manifests, statement.key, statement.encode())])

@@ -1,0 +1,242 @@
+"""The push half: bodies made at intake, requests while the lease holds, facts back to Redis.
+
+The worker's thread, whose methods these are, owns Redis; the sender's loop owns the lanes. Facts come
+back in two deques a partition and stay there until Redis has them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from consumer import metrics
+from consumer.connection_sets import StoredSet
+from consumer.crm import BY_KIND
+from consumer.ending import ended
+from consumer.frozen import Frozen, thaw
+from consumer.intake import LEASE_MS, Entry, LaneTarget, Verdict, WindowTarget
+from consumer.keys import Keys
+from consumer.lanes import MAX_LOADED, Delivery, LaneKey, Lanes
+from consumer.ownership import Owned
+from consumer.pending import Fact, Mark, Reschedule, lanes_of, marks, page, removals_since, removed, settle
+from consumer.route import AnyConnection
+from consumer.sender import Outgoing, Sender
+from consumer.store import Call, Reply, Store, text
+from consumer.stream import Record
+from schemas.connection import HttpConnection
+from schemas.delivery import Outcome, delivery_id
+from schemas.referral import Referral
+
+#: Facts and reschedules in one script call: some ten milliseconds of Redis at most.
+MAX_SETTLE = 2_000
+#: The lease is renewed when this much of it is gone, whether there is something to settle or not.
+RENEW_AFTER_S = 1.0
+#: At a rebalance others wait for us; requests slower than this are repeated by the next owner.
+REVOKE_DRAIN_S = 3.0
+#: At the end of the process nobody waits: longer than most timeouts, within the service's own limit.
+STOP_DRAIN_S = 20.0
+#: Paused connections are looked up this often.
+PAUSED_EVERY_S = 1.0
+#: No owner's epoch: facts are written, nothing else.
+NOBODY = -1
+#: Pages loaded in one round, so that a take-over of many lanes does not delay intake.
+PAGES_A_ROUND = 16
+
+
+class Push:
+    """Implements `ownership.Half`."""
+
+    def __init__(self, keys: Keys, max_in_flight: int, stopping: Callable[[], bool]) -> None:
+        self._keys, self._stopping = keys, stopping
+        self._owned: dict[int, Owned] = {}
+        self._halted: set[int] = set()
+        self._out: dict[int, Outgoing] = {}
+        self._unsettled: dict[int, tuple[list[Fact], list[Reschedule]]] = {}
+        #: Partitions whose inherited deliveries wait for a former owner's lease: first offset of ours.
+        self._inherit: dict[int, int] = {}
+        self._seen_marks: dict[int, int] = {}
+        self._paused_at = 0.0
+        self._lanes = Lanes(self._may_start)
+        self.sender = Sender(self._lanes, self._outgoing, max_in_flight)
+
+    def targets(
+        self, referral: Referral, record: Record, connections: Sequence[AnyConnection]
+    ) -> Sequence[LaneTarget]:
+        """A frozen body for every push connection that wants the referral, due now."""
+        due_ms = int(time.time() * 1000)
+        return [
+            LaneTarget(c.name, self._frozen(referral, c).freeze(), due_ms)
+            for c in connections
+            if isinstance(c, HttpConnection)
+        ]
+
+    def owned(self, owned: Owned) -> None:
+        self._owned[owned.partition] = owned
+        self._halted.discard(owned.partition)
+        self._inherit[owned.partition] = owned.next_offset
+        self._seen_marks[owned.partition] = owned.marks
+        self.sender.call(self._lanes.drop, owned.partition)
+
+    def gone(self, partition: int) -> None:
+        self._owned.pop(partition, None)
+        self._inherit.pop(partition, None)
+        self.sender.call(self._lanes.drop, partition)
+
+    def drain(self, partitions: Sequence[int]) -> None:
+        self._halted.update(partitions)
+        deadline = time.monotonic() + (STOP_DRAIN_S if self._stopping() else REVOKE_DRAIN_S)
+        while time.monotonic() < deadline and self.sender.ask(lambda: self._lanes.flying(partitions)):
+            time.sleep(0.01)
+
+    def connections(self, stored: StoredSet) -> None:
+        found = {name: c for name, (_, c) in stored.set.by_name().items() if isinstance(c, HttpConnection)}
+        self.sender.call(self.sender.connections, found)
+
+    def accepted(self, owned: Owned, entries: Sequence[Entry], verdicts: str) -> None:
+        deliveries: list[Delivery] = []
+        withdrawn: list[Delivery] = []
+        for entry, verdict in zip(entries, verdicts, strict=True):
+            if verdict not in {Verdict.ACCEPTED, Verdict.REMOVED}:
+                continue
+            for target in entry.targets:
+                if isinstance(target, WindowTarget):
+                    continue
+                delivery = Delivery(
+                    owned.partition, target.connection, entry.offset, target.due_ms / 1000, 0, target.body
+                )
+                (deliveries if verdict == Verdict.ACCEPTED else withdrawn).append(delivery)
+        if deliveries:
+            self.sender.call(self._accept, deliveries)
+        if withdrawn:
+            self.sender.call(self._withdraw, withdrawn)
+
+    def settle(self, owned: Owned) -> Call | None:
+        facts, later = self._unsettled.setdefault(owned.partition, ([], []))
+        out = self._outgoing(owned.partition)
+        while out.facts and len(facts) < MAX_SETTLE:
+            facts.append(out.facts.popleft())
+        while out.later and len(later) < MAX_SETTLE:
+            later.append(out.later.popleft())
+        renew = owned.lease_until - time.monotonic() < LEASE_MS / 1000 - RENEW_AFTER_S
+        if not (facts or later or renew):
+            return None
+        return settle(self._keys, owned.partition, owned.epoch, facts, later)
+
+    def settled(self, owned: Owned, reply: Reply) -> None:
+        self._written(owned.partition)
+        owned.marks = int(reply[2])
+
+    def after(self, store: Store) -> None:
+        self._orphans(store)
+        self._discover(store)
+        for partition, owned in self._owned.items():
+            if owned.marks > self._seen_marks[partition]:
+                self._remove(store, partition)
+        for _ in range(PAGES_A_ROUND):
+            key = self._lanes.wanted()
+            if key is None:
+                break
+            if key[0] in self._owned:
+                self._page(store, key)
+        if time.monotonic() >= self._paused_at:
+            self._paused_at = time.monotonic() + PAUSED_EVERY_S
+            self._pauses(store)
+
+    def _frozen(self, referral: Referral, connection: HttpConnection) -> Frozen:
+        return Frozen(
+            delivery_id(connection.name, referral.referral_id, referral.revision),
+            referral.referral_id,
+            referral.revision,
+            referral.account_id,
+            referral.campaign_id,
+            referral.produced_at_us,
+            BY_KIND[connection.kind].body(connection, referral),
+        )
+
+    def _may_start(self, partition: int) -> bool:
+        """Asked by the loop for each request: the lease holds, and nobody is about to take over."""
+        owned = self._owned.get(partition)
+        return owned is not None and partition not in self._halted and time.monotonic() < owned.lease_until
+
+    def _outgoing(self, partition: int) -> Outgoing:
+        return self._out.setdefault(partition, Outgoing())
+
+    def _written(self, partition: int) -> None:
+        facts, _ = self._unsettled.pop(partition, ([], []))
+        by_lane: dict[str, list[int]] = {}
+        for fact in facts:
+            by_lane.setdefault(fact.connection, []).append(fact.offset)
+        for connection, offsets in by_lane.items():
+            self.sender.call(self._lanes.settled, (partition, connection), offsets)
+
+    def _orphans(self, store: Store) -> None:
+        """Facts of partitions that are not ours any more: still true."""
+        for partition, out in list(self._out.items()):
+            if partition in self._owned:
+                continue
+            out.later.clear()
+            facts, _ = self._unsettled.setdefault(partition, ([], []))
+            while out.facts and len(facts) < MAX_SETTLE:
+                facts.append(out.facts.popleft())
+            if facts:
+                store.call(settle(self._keys, partition, NOBODY, facts, []))
+                self._written(partition)
+
+    def _discover(self, store: Store) -> None:
+        """Once a former owner may start nothing any more, what it left is ours."""
+        now = time.monotonic()
+        for partition in [p for p in self._inherit if now >= self._owned[p].inherit_at]:
+            for connection in lanes_of(store, self._keys, partition):
+                self.sender.call(self._lanes.refill, (partition, connection))
+            del self._inherit[partition]
+
+    def _remove(self, store: Store, partition: int) -> None:
+        known, self._seen_marks[partition] = removals_since(
+            store, self._keys, partition, self._seen_marks[partition]
+        )
+        self.sender.call(self._take_out, partition, known)
+
+    def _page(self, store: Store, key: LaneKey) -> None:
+        deliveries, pending = page(store, self._keys, key, MAX_LOADED)
+        ours_from = self._inherit.get(key[0], 0)
+        deliveries = [delivery for delivery in deliveries if delivery.offset >= ours_from]
+        if self._owned[key[0]].marks:
+            ids = [thaw(delivery.raw).referral_id for delivery in deliveries]
+            known = marks(store, self._keys, key[0], ids)
+            gone = [delivery for delivery in deliveries if removed(delivery, known)]
+            if gone:
+                self.sender.call(self._withdraw, gone)
+                deliveries = [delivery for delivery in deliveries if delivery not in gone]
+        self.sender.call(self._lanes.page, key, deliveries, pending)
+
+    def _pauses(self, store: Store) -> None:
+        while self.sender.pauses:
+            connection, reason = self.sender.pauses[0]
+            store.command("HSETNX", self._keys.paused, connection, reason)
+            self.sender.pauses.popleft()
+        paused = [text(name) for name in store.command("HKEYS", self._keys.paused)]
+        metrics.PAUSED.set(len(paused))
+        self.sender.call(self._observe, paused + [name for name, _ in list(self.sender.pauses)])
+
+    # Inside the loop.
+
+    def _accept(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self._lanes.accept(delivery)
+
+    def _observe(self, paused: Sequence[str]) -> None:
+        self._lanes.pause(paused)
+        metrics.PENDING.set(len(self._lanes))
+        metrics.IN_FLIGHT.set(self._lanes.in_flight)
+        oldest = self._lanes.oldest()
+        metrics.OLDEST_PENDING.set(0 if oldest is None else thaw(oldest.raw).produced_at_us / 1e6)
+
+    def _take_out(self, partition: int, known: Mapping[str, Mark]) -> None:
+        self._withdraw(self._lanes.take_out(partition, lambda delivery: removed(delivery, known)))
+
+    def _withdraw(self, deliveries: Collection[Delivery]) -> None:
+        now = time.time()
+        for delivery in deliveries:
+            frozen = thaw(delivery.raw)
+            end = ended(frozen, delivery.connection, Outcome.WITHDRAWN, delivery.attempts, now)
+            self.sender.fact(delivery, frozen, end.outcome, end.entry, now)

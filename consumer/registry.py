@@ -1,0 +1,98 @@
+"""Schemas by id from a Schema Registry. The one owner of its client.
+
+Ids are immutable, so a schema once seen is kept; that an id does not exist is kept briefly, lest one
+poison record ask for it for ever. An unreachable registry is no verdict on the record: the caller waits.
+"""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+from confluent_kafka.schema_registry import Schema as Registered, SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+from consumer import log
+from consumer.service import Stop
+from schemas.codec import Schema, Undecodable, parse
+
+#: A registry down for longer ends the process with a line; meanwhile records wait in Kafka.
+PATIENCE_S = 120.0
+PAUSE_S = 1.0
+#: Distinct ids remembered, known and unknown: more than any topic's history.
+MAX_KEPT = 1_024
+#: An id that was not there is asked for again after this.
+UNKNOWN_S = 30.0
+
+
+class Registry:
+    """Finds writer schemas; callable as `schemas.referral.SchemaById`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client = SchemaRegistryClient({"url": url, "timeout": 5, "max.retries": 0})
+        self._known: dict[int, Schema] = {}
+        self._unknown: dict[int, float] = {}
+
+    def __call__(self, schema_id: int) -> Schema:
+        """Raises Undecodable when the registry has no such Avro schema, Stop when it stays away."""
+        found = self._known.get(schema_id)
+        if found is not None:
+            return found
+        if time.monotonic() < self._unknown.get(schema_id, 0.0):
+            raise Undecodable(f"the Schema Registry has no schema {schema_id}")
+        schema = self._ask(schema_id)
+        if len(self._known) >= MAX_KEPT:
+            self._known.clear()
+        self._known[schema_id] = schema
+        return schema
+
+    def _ask(self, schema_id: int) -> Schema:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                answer = self._client.get_schema(schema_id)
+            except SchemaRegistryError as error:
+                if error.http_status_code == httpx.codes.NOT_FOUND:
+                    if len(self._unknown) >= MAX_KEPT:
+                        self._unknown.clear()
+                    self._unknown[schema_id] = time.monotonic() + UNKNOWN_S
+                    raise Undecodable(f"the Schema Registry has no schema {schema_id}") from error
+                why = f"HTTP {error.http_status_code}"
+            except httpx.HTTPError as error:
+                why = type(error).__name__
+            else:
+                if answer.schema_type != "AVRO" or answer.schema_str is None:
+                    raise Undecodable(f"schema {schema_id} is not an Avro schema")
+                return parse(answer.schema_str)
+            if time.monotonic() > deadline:
+                raise Stop(f"the Schema Registry does not answer ({why}): check REFERRALS_SCHEMA_REGISTRY")
+            log.trouble("registry.unreachable", reason=why)
+            time.sleep(PAUSE_S)
+
+
+def register(url: str, subject: str, schema: str) -> int:
+    """The id of an Avro schema's JSON text under `subject`, registered now if it is new there. Raises Stop.
+
+    Looked up first: where only others may register, that they did is enough.
+    """
+    client = SchemaRegistryClient({"url": url, "timeout": 5, "max.retries": 0})
+    wanted = Registered(schema, "AVRO")
+    try:
+        try:
+            return int(client.lookup_schema(subject, wanted).schema_id)
+        except SchemaRegistryError as error:
+            if error.http_status_code != httpx.codes.NOT_FOUND:
+                raise
+        return int(client.register_schema(subject, wanted))
+    except SchemaRegistryError as error:
+        why = f"HTTP {error.http_status_code}, code {error.error_code}"
+        if error.http_status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+            raise Stop(f"the Schema Registry is in trouble ({why}): try again later") from error
+        hint = "it does not fit the versions that stand there, or is not yours to register"
+        raise Stop(f"the Schema Registry refuses the schema for {subject} ({why}): {hint}") from error
+    except httpx.HTTPError as error:
+        why = type(error).__name__
+        raise Stop(f"the Schema Registry does not answer ({why}): check REFERRALS_SCHEMA_REGISTRY") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Stop("what answers at REFERRALS_SCHEMA_REGISTRY is not a Schema Registry: check it") from error

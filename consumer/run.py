@@ -1,0 +1,199 @@
+"""The composition both readers share: everything a Half needs around it, started and ended in order."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from consumer import connection_sets, folder as folders, layout, log, manifests, metrics, receipts
+from consumer.kafka_out import KafkaOut, NotAcknowledged
+from consumer.keys import Keys, Role
+from consumer.layout import Layout
+from consumer.ownership import Half, Ownership
+from consumer.plan import Planner, Targets
+from consumer.registry import Registry
+from consumer.service import Service, Settings, Stop
+from consumer.store import Store, StoreRefused, StoreUnavailable
+from consumer.stream import Stream, StreamFailed
+from consumer.topics import Admin, Topics, TopicTrouble
+from consumer.worker import Worker
+
+#: The topic's id is looked at this often: a topic made anew under our feet must stop us.
+WATCH_S = 5.0
+#: Outboxes are looked at this often while there is nothing in them.
+RELAY_S = 0.05
+#: Threads end within this, or are left behind.
+JOIN_S = 5.0
+
+
+class Ground:
+    """What every service stands on: Redis, Kafka and a layout that was checked. Raises Stop."""
+
+    def __init__(self, settings: Settings, role: Role) -> None:
+        self.settings = settings
+        self.topics = Topics(settings.prefix)
+        self.keys = Keys(self.topics.referrals, role)
+        self.admin = Admin(settings.kafka, settings.kafka_config)
+        self.store = self.new_store()
+        self.out = KafkaOut(settings.kafka, settings.kafka_config)
+        layout.require_durable(self.store, volatile_ok=settings.allow_volatile_redis)
+        try:
+            self.remembered = self._remember()
+            self.layout: Layout = layout.require(
+                self.store,
+                self.admin,
+                self.topics,
+                self.remembered,
+                volatile_ok=settings.allow_volatile_redis,
+            )
+        except (TopicTrouble, StreamFailed, StoreUnavailable) as error:
+            raise Stop(str(error)) from error
+
+    def new_store(self) -> Store:
+        """A Redis connection for one more thread."""
+        append_only = not self.settings.allow_volatile_redis
+        return Store(self.settings.redis, append_only=append_only, replicas=self.settings.redis_replicas)
+
+    def _remember(self) -> manifests.Remembered:
+        if self.admin.describe(self.topics.manifests) is None:
+            raise Stop(
+                f"topic {self.topics.manifests} is not in Kafka: {self.topics.referrals} was never initialised here, "
+                "or its topics are gone. Check REFERRALS_KAFKA, or run `referrals init --from earliest|latest|TIME`"
+            )
+        return manifests.remember(self.settings.kafka, self.settings.kafka_config, self.topics)
+
+
+class Background:
+    """A thread that repeats something until the service stops; what ends it is told to the main loop."""
+
+    def __init__(self, name: str, stopping: threading.Event, pause_s: float, work: Callable[[], bool]) -> None:
+        """`work` returns whether there was something to do: then it is called again at once."""
+        self.failure: str | None = None
+        self._stopping, self._pause_s, self._work = stopping, pause_s, work
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                if not self._work():
+                    self._stopping.wait(self._pause_s)
+        except Stop as stop:
+            self.failure = str(stop)
+        except Exception as error:  # noqa: BLE001 - a thread must not die unseen
+            self.failure = f"{threading.current_thread().name}: {type(error).__name__}: {error}"
+
+    def join(self) -> None:
+        self._thread.join(JOIN_S)
+
+
+def run(
+    ground: Ground,
+    service: Service,
+    name: str,
+    half: Half,
+    targets: Targets,
+    *,
+    whole: bool,
+) -> None:
+    """Read, take and hand over until told to stop. Raises Stop."""
+    settings = ground.settings
+    metrics.start(range(ground.layout.partitions))
+    adopt_files(ground)
+    registry = Registry(settings.schema_registry) if settings.schema_registry else None
+    planner = Planner(name, ground.layout.fingerprint_key, whole, targets, registry)
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    stopping = service.stopping
+    ownership = Ownership(ground.store, ground.keys, half, ground.remembered, owner, stopping.is_set)
+    worker = Worker(
+        service, ground.store, ground.out, ground.keys, ground.topics, ground.layout.partitions, planner, half, ownership
+    )
+    relay_store = ground.new_store()
+    helpers = [
+        Background("relay", stopping, RELAY_S, lambda: _relay(ground, relay_store, ownership)),
+        watch(ground, stopping),
+    ]
+    stream = Stream(
+        settings.kafka,
+        settings.kafka_config,
+        topic=ground.topics.referrals,
+        group=f"{settings.prefix}referral-{name}",
+        session_timeout_ms=settings.session_timeout_ms,
+        group_protocol=settings.group_protocol,
+        assigned=ownership.assigned,
+        revoked=ownership.revoked,
+        lost=ownership.lost,
+    )
+    log.event("service.started", port=service.port, partitions=ground.layout.partitions)
+    try:
+        while not stopping.is_set():
+            worker.round(stream)
+            for helper in helpers:
+                if helper.failure:
+                    raise Stop(helper.failure)
+        mine = list(ownership.owned)
+        ownership.revoked(mine)
+        _relay_rest(ground, mine)
+    except (StreamFailed, TopicTrouble) as error:
+        raise Stop(str(error)) from error
+    except StoreUnavailable as error:
+        log.trouble("redis.unavailable_at_stop", reason=str(error))
+    finally:
+        stopping.set()
+        for helper in helpers:
+            helper.join()
+        stream.close()
+    log.event("service.stopped")
+
+
+def watch(ground: Ground, stopping: threading.Event) -> Background:
+    """Notice that the topic was made anew under our feet: stored offsets then mean nothing."""
+    return Background("watch", stopping, WATCH_S, lambda: _watch(ground))
+
+
+def adopt_files(ground: Ground) -> None:
+    """Put the connections folder in force if its set never was; yesterday's files stay yesterday's."""
+    if ground.settings.connections is None:
+        return
+    wanted = folders.read(ground.settings.connections)
+    if connection_sets.known(ground.store, ground.topics, wanted.digest):
+        return
+    version = connection_sets.apply(ground.store, ground.out, ground.topics, wanted, ground.layout.partitions)
+    log.event("connections.applied", version=version)
+
+
+def _relay(ground: Ground, store: Store, ownership: Ownership) -> bool:
+    """Bring receipts to Kafka; an outage of either side leaves them where they are."""
+    moved = 0
+    waiting = 0
+    for partition in list(ownership.owned):
+        try:
+            count = receipts.relay(store, ground.out, ground.keys, ground.topics, partition, time.time())
+        except (NotAcknowledged, StoreUnavailable, StoreRefused) as error:
+            log.trouble("receipts.delayed", partition=partition, reason=str(error))
+            return False
+        moved += count
+        waiting += count == receipts.RELAY
+    metrics.OUTBOX.set(moved)
+    return waiting > 0
+
+
+def _relay_rest(ground: Ground, partitions: Iterable[int]) -> None:
+    """A last round, so that a stopped service leaves no receipt behind if it can help it."""
+    for partition in partitions:
+        try:
+            while receipts.relay(ground.store, ground.out, ground.keys, ground.topics, partition, time.time()):
+                pass
+        except (NotAcknowledged, StoreUnavailable, StoreRefused):
+            return
+
+
+def _watch(ground: Ground) -> bool:
+    try:
+        layout.require_topic(ground.admin, ground.topics, ground.layout)
+    except TopicTrouble:
+        pass  # Kafka is away: waiting is all there is to do
+    return False

@@ -1,0 +1,175 @@
+"""The only Redis client: connection, scripts, durability barrier.
+
+redis-py repeats commands by default, which doubles whatever is not repeatable; here nothing is
+repeated below the caller. Scripts are compare-and-set, so their callers may repeat them. A Store
+belongs to one thread: WAITAOF speaks for the connection that wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+#: A healthy Redis answers in milliseconds; longer, and the caller should know.
+SOCKET_TIMEOUT_S = 5.0
+#: WAITAOF under `appendfsync everysec` takes about a second; over this, durability is in doubt.
+BARRIER_TIMEOUT_MS = 5_000
+
+Argument = str | bytes | int | float
+Reply = list[bytes]
+
+
+class StoreUnavailable(Exception):  # noqa: N818 - a state of the other side, named for what it is
+    """Redis did not answer, is loading, or is not the master. Nothing is known of the call's effect."""
+
+
+class StoreRefused(Exception):  # noqa: N818
+    """Redis answered with a refusal (out of memory, disk trouble); the call had no effect."""
+
+
+class NotDurable(Exception):  # noqa: N818
+    """The barrier was not reached in time: what was written may be lost with Redis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script shipped as package data."""
+
+    package: str
+    name: str
+
+    def source(self) -> str:
+        return (files(self.package) / "lua" / f"{self.name}.lua").read_text("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One script call: its head key decides the slot."""
+
+    script: Script
+    key: str
+    args: Sequence[Argument]
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """What the server says about keeping what it is given."""
+
+    append_only: bool
+    eviction: str
+
+
+class Store:
+    """One connection to Redis or Valkey. Not thread-safe. Every method raises StoreUnavailable."""
+
+    def __init__(self, url: str, *, append_only: bool = True, replicas: int = 0) -> None:
+        """`append_only`: the barrier waits for the local append-only file; `replicas`: and for so many."""
+        self.url = url
+        self._append_only = append_only
+        self._replicas = replicas
+        self._hashes: dict[Script, str] = {}
+        self._redis = redis.Redis.from_url(
+            url,
+            single_connection_client=True,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=SOCKET_TIMEOUT_S,
+            socket_keepalive=True,
+        )
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def call(self, call: Call) -> Reply:
+        """Run one script. Raises StoreRefused as well."""
+        return self.calls([call])[0]
+
+    def calls(self, calls: Sequence[Call]) -> list[Reply]:
+        """Run scripts in one round trip, in order, each atomic by itself. Raises StoreRefused as well:
+        then some of them may have been applied, which a repeat finds out.
+        """
+        try:
+            return self._evalsha(calls)
+        except redis.exceptions.NoScriptError:
+            # The cache is volatile. Calls before the missing one are applied; repeats are harmless.
+            self._hashes.clear()
+            try:
+                return self._evalsha(calls)
+            except redis.RedisError as error:
+                raise _translated(error) from error
+        except redis.RedisError as error:
+            raise _translated(error) from error
+
+    def _evalsha(self, calls: Sequence[Call]) -> list[Reply]:
+        for script in {call.script for call in calls} - self._hashes.keys():
+            self._hashes[script] = str(self._redis.script_load(script.source()))
+        pipeline = self._redis.pipeline(transaction=False)
+        for call in calls:
+            pipeline.evalsha(self._hashes[call.script], 1, call.key, *call.args)
+        return cast("list[Reply]", pipeline.execute())
+
+    def commands(self, commands: Iterable[Sequence[Argument]]) -> list[Any]:
+        """Plain commands in one round trip: reads, and writes whose repetition changes nothing."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+        try:
+            return pipeline.execute()
+        except redis.RedisError as error:
+            raise _translated(error) from error
+
+    def command(self, *command: Argument) -> Any:
+        return self.commands([command])[0]
+
+    def hash(self, key: str) -> dict[str, str]:
+        """A small hash of text, whole."""
+        return self.hashes([key])[0]
+
+    def hashes(self, keys: Sequence[str]) -> list[dict[str, str]]:
+        """Small hashes of text, in one round trip; a missing one is empty."""
+        return [_texts(reply) for reply in self.commands([("HGETALL", key) for key in keys])]
+
+    def barrier(self) -> None:
+        """Return once everything this connection wrote is on disk. Raises NotDurable."""
+        local = 1 if self._append_only else 0
+        if not local and not self._replicas:
+            return
+        reply = self.command("WAITAOF", local, self._replicas, BARRIER_TIMEOUT_MS)
+        if int(reply[0]) < local or int(reply[1]) < self._replicas:
+            raise NotDurable(f"Redis did not confirm the write to disk within {BARRIER_TIMEOUT_MS} ms")
+
+    def durability(self) -> Durability:
+        """What INFO says; needs no CONFIG permission."""
+        try:
+            info = self._redis.info("persistence") | self._redis.info("memory")
+        except redis.RedisError as error:
+            raise _translated(error) from error
+        return Durability(bool(info.get("aof_enabled")), str(info.get("maxmemory_policy", "noeviction")))
+
+
+def text(reply: bytes | str | int) -> str:
+    """A reply's element as text."""
+    return reply.decode() if isinstance(reply, bytes) else str(reply)
+
+
+def _texts(reply: Any) -> dict[str, str]:
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    return {name.decode(): value.decode() for name, value in pairs}
+
+
+def _translated(error: redis.RedisError) -> Exception:
+    if isinstance(error, redis.exceptions.BusyLoadingError | redis.exceptions.ReadOnlyError):
+        return StoreUnavailable(f"Redis is not ready: {error}")
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        return StoreUnavailable(f"Redis did not answer: {type(error).__name__}")
+    if isinstance(error, redis.exceptions.OutOfMemoryError) or str(error).startswith(("OOM", "MISCONF")):
+        return StoreRefused(f"Redis refused the write: {str(error).splitlines()[0][:120]}")
+    if str(error).startswith(("TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN")):
+        return StoreUnavailable(f"Redis is not ready: {str(error).splitlines()[0][:120]}")
+    return error

@@ -1,0 +1,265 @@
+"""The loop both halves share: read our partitions and offer their records to intake.
+
+One thread owns the stream and one Redis connection. A round: poll, plan, dead letters acknowledged,
+removals spread, then one round trip that settles what ended, renews leases and takes the new rows;
+then the replies are obeyed. What differs between push and collect is a Half.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from consumer import connection_sets, dead_letters, intake, log, metrics
+from consumer.intake import Accepted, Fenced, Lost, Moved, StaleSet
+from consumer.kafka_out import KafkaOut, NotAcknowledged
+from consumer.keys import Keys
+from consumer.ownership import Half, Owned, Ownership, patiently
+from consumer.plan import Plan, Planner
+from consumer.route import Router
+from consumer.service import Service, Stop
+from consumer.store import Call, Reply, Store, StoreRefused
+from consumer.stream import Record, Stream
+from consumer.topics import Topics
+
+#: A round waits so long for a record: the delay of facts written while nothing is read.
+POLL_S = 0.02
+#: Redis full or its disk in trouble: Kafka keeps what is refused; longer, and an operator must look.
+REFUSED_PATIENCE_S = 120.0
+#: Pause after a refusal: Redis has enough to do.
+REFUSED_PAUSE_S = 0.5
+#: Kafka unable to take a dead letter, likewise.
+DEAD_LETTER_PATIENCE_S = 120.0
+#: Fenced for so long without a rebalance: two deployments share one Redis and prefix.
+FENCED_PATIENCE_S = 150.0
+COMMIT_EVERY_S = 1.0
+RELOAD_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A batch on its way into Redis."""
+
+    owned: Owned
+    records: Sequence[Record]
+    plan: Plan
+
+
+class Worker:
+    """`round` after `round`; raises Stop when going on would break a promise."""
+
+    def __init__(
+        self,
+        service: Service,
+        store: Store,
+        out: KafkaOut,
+        keys: Keys,
+        topics: Topics,
+        partitions: int,
+        planner: Planner,
+        half: Half,
+        ownership: Ownership,
+    ) -> None:
+        self._service, self._store, self._out = service, store, out
+        self._keys, self._topics, self._partitions = keys, topics, partitions
+        self._planner, self._half, self._ownership = planner, half, ownership
+        self._owned = ownership.owned
+        self._commit_at = self._reload_at = 0.0
+        self._refused_since: float | None = None
+        self._load_set()
+
+    def round(self, stream: Stream) -> None:
+        """Raises Stop, StreamFailed, and StoreUnavailable when told to stop while Redis is away."""
+        self._service.health.beat()
+        now = time.monotonic()
+        if now >= self._reload_at:
+            self._reload_at = now + RELOAD_EVERY_S
+            self._reload()
+        waiting = any(owned.backlog for owned in self._owned.values())
+        self._sort_in(stream.poll(0 if waiting else POLL_S, intake.MAX_BATCH))
+        self._persist(stream)
+        patiently(self._service.stopping.is_set, lambda: self._half.after(self._store))
+        if now >= self._commit_at:
+            self._commit_at = now + COMMIT_EVERY_S
+            stream.commit({p: owned.witness for p, owned in self._owned.items()})
+            self._observe(stream, now)
+
+    def _reload(self) -> None:
+        def newest() -> int:
+            return connection_sets.version(self._store, self._topics)
+
+        if patiently(self._service.stopping.is_set, newest) != self._version:
+            self._load_set()
+
+    def _load_set(self) -> None:
+        stored = connection_sets.current(self._store, self._topics)
+        self._version, self._router = stored.version, Router(stored.set)
+        self._half.connections(stored)
+        log.event("connections.loaded", version=stored.version)
+
+    def _sort_in(self, records: Iterable[Record]) -> None:
+        for record in records:
+            owned = self._owned.get(record.partition)
+            if owned is None:
+                continue
+            expected = owned.backlog[-1].next_offset if owned.backlog else owned.next_offset
+            if record.offset < expected:
+                metrics.REPLAYED.inc()
+                continue
+            metrics.OFFSET_GAP.inc(record.offset - expected)
+            owned.backlog.append(record)
+
+    def _persist(self, stream: Stream) -> None:
+        offers = [self._planned(owned) for owned in self._owned.values() if owned.backlog and not owned.fenced_since]
+        settles = [(owned, call) for owned in self._owned.values() if (call := self._half.settle(owned))]
+        calls = [call for _, call in settles] + [self._call(offer) for offer in offers]
+        if not calls:
+            return
+        try:
+            sent, replies = self._send(calls)
+        except StoreRefused as error:
+            self._refused(str(error))
+            return
+        self._refused_since = None
+        for (owned, _), reply in zip(settles, replies, strict=False):
+            self._settled(stream, owned, reply, sent)
+        for offer, reply in zip(offers, replies[len(settles) :], strict=True):
+            self._obey(stream, offer, reply, sent)
+
+    def _planned(self, owned: Owned) -> Offer:
+        records = batch(owned.backlog)
+        plan = self._planner.plan(records, self._router, time.time())
+        if plan.dead:
+            self._bury(plan)
+        if plan.removals:
+            self._send([intake.mark(self._keys, p, r) for r in plan.removals for p in range(self._partitions)])
+        return Offer(owned, records, plan)
+
+    def _bury(self, plan: Plan) -> None:
+        """Dead letters are in Kafka before the offset passes their records."""
+        letters = [dead_letters.of_record(self._topics, record, reason) for record, reason in plan.dead]
+        deadline = time.monotonic() + DEAD_LETTER_PATIENCE_S
+        while True:
+            try:
+                self._out.send(letters)
+            except NotAcknowledged as error:
+                if time.monotonic() > deadline or self._service.stopping.is_set():
+                    raise Stop(f"dead letters cannot be written: {error}") from error
+            else:
+                return
+
+    def _call(self, offer: Offer) -> Call:
+        return intake.intake(
+            self._keys,
+            offer.owned.partition,
+            epoch=offer.owned.epoch,
+            prev=offer.owned.next_offset,
+            next_offset=offer.records[-1].next_offset,
+            set_version=self._version,
+            entries=offer.plan.entries,
+        )
+
+    def _send(self, calls: Sequence[Call]) -> tuple[float, list[Reply]]:
+        """All in one round trip, repeated until Redis answers; with when the answered one was sent."""
+        return patiently(self._service.stopping.is_set, lambda: (time.monotonic(), self._store.calls(calls)))
+
+    def _refused(self, why: str) -> None:
+        now = time.monotonic()
+        if self._refused_since is None:
+            self._refused_since = now
+            log.trouble("redis.refused", reason=why)
+        if now - self._refused_since > REFUSED_PATIENCE_S:
+            raise Stop(f"{why}, for {REFUSED_PATIENCE_S:.0f} s: give Redis memory or disk, then start again")
+        self._service.stopping.wait(REFUSED_PAUSE_S)
+
+    def _settled(self, stream: Stream, owned: Owned, reply: Reply, sent: float) -> None:
+        status = reply[0].decode()
+        if status == "LOST":
+            raise Stop(self._ownership.lost_line(owned.partition))
+        self._half.settled(owned, reply)
+        if status == "FENCED":
+            self._fenced(stream, owned, int(reply[1]))
+        else:
+            owned.lease_until = max(owned.lease_until, sent + intake.LEASE_MS / 1000)
+
+    def _obey(self, stream: Stream, offer: Offer, reply: Reply, sent: float) -> None:
+        owned = offer.owned
+        if self._owned.get(owned.partition) is not owned:
+            return  # the settle before it found that Redis went back: taken anew, read again
+        match intake.accepted(reply):
+            case Accepted(verdicts):
+                self._accepted(offer, verdicts, sent)
+            case Fenced(epoch):
+                self._fenced(stream, owned, epoch)
+            case Moved(next_offset):
+                metrics.FENCED.labels("offset").inc()
+                self._moved(stream, owned, next_offset)
+            case StaleSet():
+                metrics.FENCED.labels("set").inc()
+                self._load_set()
+            case Lost():
+                raise Stop(self._ownership.lost_line(owned.partition))
+
+    def _accepted(self, offer: Offer, verdicts: str, sent: float) -> None:
+        owned = offer.owned
+        for _ in offer.records:
+            owned.backlog.popleft()
+        owned.confirm(offer.records[-1].next_offset, time.monotonic())
+        owned.lease_until = max(owned.lease_until, sent + intake.LEASE_MS / 1000)
+        self._half.accepted(owned, offer.plan.entries, verdicts)
+        metrics.CONSUMED.inc(len(offer.records))
+        metrics.DUPLICATES.inc(verdicts.count(intake.Verdict.DUPLICATE))
+        metrics.DEAD_LETTERS.labels("undecodable").inc(len(offer.plan.dead))
+        metrics.REMOVALS.inc(len(offer.plan.removals))
+        metrics.UNROUTED.inc(offer.plan.unrouted)
+        metrics.MISKEYED.inc(offer.plan.miskeyed)
+        metrics.TAKEN_AT.set_to_current_time()
+
+    def _fenced(self, stream: Stream, owned: Owned, epoch: int) -> None:
+        """A higher epoch: no longer ours, drop all and wait for the revoke. A lower one: Redis forgot
+        that we took it, so take it again."""
+        now = time.monotonic()
+        if epoch < owned.epoch:
+            self._ownership.retake(owned)
+            stream.seek(owned.partition, self._owned[owned.partition].next_offset)
+        elif owned.fenced_since is None:
+            metrics.FENCED.labels("epoch").inc()
+            log.trouble("partition.fenced", partition=owned.partition, epoch=owned.epoch, by=epoch)
+            owned.fenced_since = now
+            owned.backlog.clear()
+            self._half.gone(owned.partition)
+        elif now - owned.fenced_since > FENCED_PATIENCE_S:
+            raise Stop(
+                f"another worker holds {self._topics.referrals}/{owned.partition} in Redis, but Kafka gave it to us: "
+                "two deployments share this Redis; set REFERRALS_PREFIX apart"
+            )
+
+    def _moved(self, stream: Stream, owned: Owned, next_offset: int) -> None:
+        self._ownership.judge(owned.partition, next_offset, owned.witness)
+        owned.backlog.clear()
+        owned.confirmed.clear()
+        owned.next_offset = next_offset
+        self._half.owned(owned)
+        stream.seek(owned.partition, next_offset)
+
+    def _observe(self, stream: Stream, now: float) -> None:
+        for p, owned in self._owned.items():
+            high = stream.high_watermark(p)
+            metrics.LAG.labels(str(p)).set(max(0, high - owned.next_offset))
+            owned.confirm(owned.next_offset, now)
+        health = self._service.health
+        health.ready = bool(self._owned) and self._refused_since is None
+        health.reason = f"{len(self._owned)} partitions" if health.ready else "no partition assigned, or Redis refuses"
+
+
+def batch(backlog: Iterable[Record]) -> list[Record]:
+    """The oldest records that fit one script call; at least one. Pure."""
+    records: list[Record] = []
+    size = 0
+    for record in backlog:
+        size += len(record.value or b"")
+        if records and (len(records) == intake.MAX_BATCH or size > intake.MAX_BATCH_BYTES):
+            break
+        records.append(record)
+    return records

@@ -1,0 +1,250 @@
+"""A CRM: takes HTTP requests on `/<connection>/…`, honours idempotency keys, makes trouble on demand.
+
+A key seen before with the same body is a repeat and gets the first answer again; with another body it
+is answered 422. Effects, repeats and mismatches go to the log, and keys are read back from it at a
+restart. What a path does is its mode, given at start (`--mode /acme=503:2`) or by
+`POST /_control {"/acme": "ok"}`; the longest matching prefix counts:
+
+    ok               honour keys
+    ignore-keys      every request is an effect
+    lost             honour keys, apply, then reset the connection instead of answering
+    slow:<ms>        as ok, answered late
+    hang             read the request, never answer, apply nothing
+    reset            read the request, reset the connection, apply nothing
+    <status>[:<s>]   answer this status (with Retry-After: <s>), apply nothing
+
+`GET /_control` answers the number of effects, repeats, mismatches and refusals of each connection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import re
+import socket
+import struct
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy.embedded.receivers import EffectLog, read_effects, until_terminated
+
+#: Larger than any referral: whoever sends more is broken, and memory is shared by all senders.
+MAX_HEAD, MAX_BODY = 32 * 1024, 1024 * 1024
+#: About 400 bytes a key. Forgetting one would turn a repeat into an effect, so a full memory refuses.
+MAX_KEYS = 2_000_000
+
+MODE = re.compile(r"(ok|ignore-keys|lost|hang|reset)|slow:(\d{1,6})|([2-5]\d\d)(?::(\d{1,6}))?")
+CONTROL = "/_control"
+#: struct linger {on, 0 seconds}: close sends a reset instead of an orderly end.
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    name: str
+    delay: float = 0.0
+    status: int = 200
+    retry_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes = b""
+    retry_after: int | None = None
+    delay: float = 0.0
+
+    def encoded(self) -> bytes:
+        lines = [
+            f"HTTP/1.1 {self.status} .",
+            "Content-Type: application/json",
+            f"Content-Length: {len(self.body)}",
+        ]
+        if self.retry_after is not None:
+            lines.append(f"Retry-After: {self.retry_after}")
+        head = "\r\n".join(lines) + "\r\n\r\n"
+        return head.encode() + self.body
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """No answer: the connection stays open, or is reset."""
+
+    reset: bool
+
+
+def parse_mode(text: str) -> Mode:
+    """Raises ValueError where the text is no mode."""
+    match = MODE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no mode: see the list at the top of deploy/embedded/receivers/crm.py")
+    name, delay, status, wait = match.groups()
+    if name:
+        return Mode(name)
+    if delay:
+        return Mode("ok", delay=int(delay) / 1000)
+    return Mode("status", status=int(status), retry_after=int(wait) if wait else None)
+
+
+@dataclass(slots=True)
+class Crm:
+    """What the CRM remembers; `handle` is the whole of its behaviour."""
+
+    log: EffectLog
+    modes: dict[str, Mode] = field(default_factory=dict)
+    referral_field: str = "referral_id"
+    #: (connection, key) to (SHA-256 of the body, the answer's number).
+    keys: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
+    counts: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    last: int = 0
+
+    def restore(self, path: Path) -> None:
+        for effect in read_effects(path):
+            self.counts[effect["connection"]][effect["kind"]] += 1
+            self.last = max(self.last, effect["number"])
+            if effect["kind"] == "effect" and effect["key"]:
+                self.keys[effect["connection"], effect["key"]] = effect["sha256"], effect["number"]
+
+    def mode(self, path: str) -> Mode:
+        matching = [prefix for prefix in self.modes if path.startswith(prefix)]
+        return self.modes[max(matching, key=len)] if matching else Mode("ok")
+
+    def handle(self, path: str, key: str, body: bytes) -> Answer | Silence:
+        if path == CONTROL:
+            return self._control(body)
+        connection = path.split("/", 2)[1].partition("?")[0]
+        mode = self.mode(path)
+        if mode.name in {"hang", "reset", "status"}:
+            self.counts[connection]["refused"] += 1
+            if mode.name == "status":
+                return Answer(mode.status, b"{}", mode.retry_after)
+            return Silence(reset=mode.name == "reset")
+        answer = self._apply(connection, "" if mode.name == "ignore-keys" else key, key, body)
+        lost = mode.name == "lost"
+        return Silence(reset=True) if lost else Answer(answer.status, answer.body, delay=mode.delay)
+
+    def _apply(self, connection: str, remembered: str, key: str, body: bytes) -> Answer:
+        digest = hashlib.sha256(body).hexdigest()
+        known = self.keys.get((connection, remembered)) if remembered else None
+        kind = "effect" if known is None else "repeat" if known[0] == digest else "mismatch"
+        if known is None and remembered and len(self.keys) >= MAX_KEYS:
+            return Answer(507, b'{"error":"this receiver remembers no more keys: restart it with a new log"}')
+        try:
+            document = json.loads(body)
+        except ValueError:
+            return Answer(400, b'{"error":"not JSON"}')
+        referral = document.get(self.referral_field) if isinstance(document, dict) else None
+        number = self.last + 1 if known is None else known[1]
+        self.last = max(self.last, number)
+        if known is None and remembered:
+            self.keys[connection, remembered] = digest, number
+        self.counts[connection][kind] += 1
+        line = {"kind": kind, "connection": connection, "key": key, "referral_id": referral}
+        self.log.append({**line, "sha256": digest, "number": number})
+        if kind == "mismatch":
+            return Answer(422, b'{"error":"this key came with another body"}')
+        return Answer(201, b'{"id":%d}' % number)
+
+    def _control(self, body: bytes) -> Answer:
+        try:
+            changes = {prefix: parse_mode(mode) for prefix, mode in json.loads(body or b"{}").items()}
+        except (ValueError, AttributeError, TypeError) as error:
+            return Answer(400, json.dumps({"error": str(error)}).encode())
+        self.modes.update(changes)
+        return Answer(200, json.dumps(self.counts).encode())
+
+
+class Http(asyncio.Protocol):
+    """HTTP/1.1 with keep-alive and bodies of a stated length: what our client sends, and fast."""
+
+    def __init__(self, crm: Crm) -> None:
+        self.crm = crm
+        self.buffer = bytearray()
+        self.busy = False
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        self._advance()
+
+    def _advance(self) -> None:
+        while not self.busy and (end := self.buffer.find(b"\r\n\r\n")) >= 0:
+            target, headers = _head(bytes(self.buffer[:end]))
+            length = headers.get("content-length", "0")
+            if "transfer-encoding" in headers or not length.isascii() or not length.isdigit():
+                self._refuse(Answer(411, b'{"error":"send a Content-Length"}'))
+                return
+            if int(length) > MAX_BODY:
+                self._refuse(Answer(413))
+                return
+            stop = end + 4 + int(length)
+            if len(self.buffer) < stop:
+                return
+            body = bytes(self.buffer[end + 4 : stop])
+            del self.buffer[:stop]
+            self._answer(self.crm.handle(target, headers.get("idempotency-key", "").strip('"'), body))
+        if len(self.buffer) > (MAX_HEAD + MAX_BODY if self.busy else MAX_HEAD):
+            self._refuse(Answer(431))
+
+    def _answer(self, answer: Answer | Silence) -> None:
+        match answer:
+            case Answer(delay=0.0):
+                self.transport.write(answer.encoded())
+            case Answer():
+                self.busy = True
+                asyncio.get_running_loop().call_later(answer.delay, self._late, answer)
+            case Silence(reset=reset):
+                self.busy = True
+                if reset:
+                    raw = self.transport.get_extra_info("socket")
+                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                    self.transport.abort()
+
+    def _late(self, answer: Answer) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(answer.encoded())
+            self.busy = False
+            self._advance()
+
+    def _refuse(self, answer: Answer) -> None:
+        self.transport.write(answer.encoded())
+        self.transport.close()
+        self.busy = True
+
+
+def _head(head: bytes) -> tuple[str, dict[str, str]]:
+    request, *lines = head.decode("latin-1").split("\r\n")
+    pairs = (line.partition(":") for line in lines)
+    target = request.split(" ")[1] if request.count(" ") == 2 else "/"
+    return target, {name.lower(): value.strip() for name, _, value in pairs}
+
+
+async def serve(host: str, port: int, crm: Crm) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: Http(crm), host, port, backlog=1024)
+    await until_terminated(str(server.sockets[0].getsockname()[1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A CRM that records what it was sent.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--mode", action="append", default=[], metavar="/PREFIX=MODE")
+    parser.add_argument("--referral-field", default="referral_id")
+    given = parser.parse_args()
+    crm = Crm(EffectLog(given.log), referral_field=given.referral_field)
+    for pair in given.mode:
+        prefix, _, mode = pair.partition("=")
+        crm.modes[prefix] = parse_mode(mode)
+    crm.restore(given.log)
+    asyncio.run(serve(given.host, given.port, crm))
+
+
+if __name__ == "__main__":
+    main()

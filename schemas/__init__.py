@@ -1,0 +1,1 @@
+"""What we agreed with others. Pure: no network, no clock, no logging."""

@@ -1,0 +1,155 @@
+"""Rules of the advertisers' files that no single member can break, judged on the files as written.
+
+They are judged here too, and not only by the models, because a model looks at them only when all
+its members are right, and every error is to be told at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from urllib.parse import parse_qsl
+
+from schemas.connection import REFERENCE, Idempotency
+from schemas.problem import Problem, join
+from schemas.yaml_lines import Node
+
+#: Names under which secrets travel, in headers, bodies and queries.
+_SECRET_NAME = re.compile(
+    r"authori[sz]ation|authentication|cookie|token|secret|passw|pwd|credential|signature|"
+    r"(api|access|private|subscription)[-_]?key|(^|[-_])(auth|key)$",
+    re.IGNORECASE,
+)
+_SECRET_VALUE = re.compile(r"\s*(bearer|basic|digest|token)\s+\S", re.IGNORECASE)
+_BY_REFERENCE = "keep it out of the file: ${env:NAME} or ${file:/run/secrets/x}"
+
+#: A text and where it stands: line and path.
+_Named = tuple[str, int, str]
+
+
+def within(root: Node, file: str) -> list[Problem]:
+    """Problems between the members of each connection of one file."""
+    found = [fault for where, node in _connections(root) for fault in _connection(node, where)]
+    return [Problem(file, line, where, what, remedy) for line, where, what, remedy in found]
+
+
+def between(files: Sequence[tuple[str, Node]]) -> list[Problem]:
+    """Accounts and connection names given more than once over all files."""
+    accounts = [(file, named) for file, root in files for named in _texts([(root, "")], "account")]
+    names = [(file, named) for file, root in files for named in _connection_names(root)]
+    return [*_twice(accounts, "this account"), *_twice(names, "a connection of this name")]
+
+
+def _twice(given: list[tuple[str, _Named]], what: str) -> Iterator[Problem]:
+    first: dict[str, tuple[str, int]] = {}
+    for file, (text, line, where) in given:
+        if text in first:
+            at_file, at_line = first[text]
+            yield Problem(
+                file, line, where, f"{what} already stands in {at_file}:{at_line}", "rename or remove one"
+            )
+        else:
+            first[text] = (file, line)
+
+
+def _connection_names(root: Node) -> Iterator[_Named]:
+    return _texts([(node, where) for where, node in _connections(root)], "name")
+
+
+def _connections(root: Node) -> Iterator[tuple[str, Node]]:
+    listed = root.member("connections")
+    for index, node in enumerate((listed.items if listed else None) or ()):
+        if node.members is not None:
+            yield f"connections[{index}]", node
+
+
+_Fault = tuple[int, str, str, str]
+
+
+def _connection(node: Node, where: str) -> Iterator[_Fault]:
+    yield from _same(_columns(node, where), "another field has this name", "rename one")
+    yield from _same(_recipients(node, where), "this recipient stands twice", "keep one")
+    yield from _same(_headers(node, where), "this header is given twice", "keep one")
+    yield from _credentials(node, where)
+    yield from _secrets(node, where)
+
+
+def _same(given: Iterable[_Named], what: str, remedy: str) -> Iterator[_Fault]:
+    first: dict[str, int] = {}
+    for text, line, where in given:
+        if text in first:
+            place = f" (line {first[text]})" if first[text] else ""
+            yield line, where, what + place, remedy
+        first.setdefault(text, line)
+
+
+def _columns(node: Node, where: str) -> Iterator[_Named]:
+    for index, item in enumerate(_items(node, "fields")):
+        place = f"{where}.fields[{index}]"
+        if item.kind == "text":
+            yield item.plain, item.line, place
+        yield from _texts([(item, place)], "name")
+
+
+def _recipients(node: Node, where: str) -> Iterator[_Named]:
+    for index, item in enumerate(_items(node, "recipients")):
+        if item.kind == "text":
+            yield item.plain.lower(), item.line, f"{where}.recipients[{index}]"
+
+
+def _headers(node: Node, where: str) -> Iterator[_Named]:
+    kind, idempotency, headers = node.member("kind"), node.member("idempotency"), node.member("headers")
+    if kind is not None and kind.plain == "http":
+        own = next(_texts([(idempotency, "")], "header"), None) if idempotency is not None else None
+        # The one that carries the key may be unwritten: then it has no line.
+        yield (own[0].lower(), own[1], "") if own else (Idempotency().header.lower(), 0, "")
+    for name, (line, _) in ((headers.members if headers else None) or {}).items():
+        yield name.lower(), line, join(f"{where}.headers", name)
+
+
+def _credentials(node: Node, where: str) -> Iterator[_Fault]:
+    kind = node.member("kind")
+    given = [
+        name
+        for name in ("password", "private_key")
+        if (value := node.member(name)) and value.plain is not None
+    ]
+    if kind is not None and kind.plain == "sftp" and len(given) != 1:
+        what = "both password and private_key are given" if given else "no password or private_key is given"
+        yield node.line, where, what, "give one of them, as a ${env:NAME} or ${file:/run/secrets/x} reference"
+
+
+def _secrets(node: Node, where: str) -> Iterator[_Fault]:
+    headers = node.member("headers")
+    for name, (line, value) in ((headers.members if headers else None) or {}).items():
+        if _is_secret(name, value):
+            yield line, join(f"{where}.headers", name), "holds a secret in plain text", _BY_REFERENCE
+    for index, item in enumerate(_items(node, "fields")):
+        name_node, constant = item.member("name"), item.member("constant")
+        if name_node and constant and _is_secret(str(name_node.plain), constant):
+            place = f"{where}.fields[{index}].constant"
+            yield constant.line, place, "holds a secret in plain text", "send it as a header, by reference"
+    for text, line, place in _texts([(node, where)], "url"):
+        query = text.partition("?")[2].partition("#")[0]
+        if any(_SECRET_NAME.search(name) for name, _ in parse_qsl(query)):
+            yield line, place, "the address holds a secret", "send it as a header, by reference"
+
+
+def _is_secret(name: str, value: Node) -> bool:
+    if value.kind in {"list", "mapping", "nothing"} or REFERENCE.search(str(value.plain)):
+        return False
+    return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.match(str(value.plain)))
+
+
+def _items(node: Node, name: str) -> Sequence[Node]:
+    listed = node.member(name)
+    return (listed.items if listed else None) or ()
+
+
+def _texts(nodes: Iterable[tuple[Node, str]], name: str) -> Iterator[_Named]:
+    """The text member `name` of each node, where it has one."""
+    for node, where in nodes:
+        if node.members and name in node.members:
+            line, value = node.members[name]
+            if value.kind == "text":
+                yield value.plain, line, join(where, name)

@@ -1,0 +1,153 @@
+"""What pydantic found wrong, where it stands in the file and in words for people; never with a value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from schemas.connection import (
+    CROSSING,
+    Account,
+    CsvFormat,
+    EmailConnection,
+    HttpConnection,
+    Idempotency,
+    Schedule,
+    SftpConnection,
+)
+from schemas.mapping import FieldRule, ValueRule
+from schemas.problem import Problem, join
+from schemas.yaml_lines import Node
+
+_KINDS: Mapping[str, type[BaseModel]] = {
+    "http": HttpConnection,
+    "sftp": SftpConnection,
+    "email": EmailConnection,
+}
+_MODELS: Mapping[str, type[BaseModel]] = {
+    **_KINDS,
+    "idempotency": Idempotency,
+    "schedule": Schedule,
+    "file": CsvFormat,
+    "fields": FieldRule,
+    "rules": ValueRule,
+}
+_STANDS = {
+    "text": "a text",
+    "number": "a number",
+    "bool": "what YAML reads as yes or no",
+    "nothing": "nothing",
+    "list": "a list",
+    "mapping": "a mapping",
+}
+_WANTED = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping (name: value)",
+    "model_type": "a mapping (name: value)",
+    "model_attributes_type": "a mapping (name: value)",
+}
+#: Limits: pydantic's name, the limit's name in its context, what is said.
+_LIMITS = {
+    "greater_than": ("gt", "must be more than {}"),
+    "greater_than_equal": ("ge", "must be at least {}"),
+    "less_than": ("lt", "must be less than {}"),
+    "less_than_equal": ("le", "must be at most {}"),
+    "too_short": ("min_length", "needs at least {} entry"),
+    "too_long": ("max_length", "has more than {} entries"),
+    "string_too_short": ("min_length", "needs at least {} character"),
+    "string_too_long": ("max_length", "has more than {} characters"),
+}
+
+
+def problem(fault: ErrorDetails, root: Node, file: str) -> Problem | None:
+    """The fault where it stands, a missing member at its parent's line.
+
+    None for a list that is too short only because its wrong entries were not counted: those have
+    faults of their own.
+    """
+    node, line, where = root, root.line, ""
+    for step in fault["loc"]:
+        if isinstance(step, int) and node.items and step < len(node.items):
+            node = node.items[step]
+            line, where = node.line, f"{where}[{step}]"
+        elif isinstance(step, str) and node.members and step in node.members:
+            line, node = node.members[step]
+            where = join(where, step)
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind == "missing":
+        name = str(fault["loc"][-1])
+        return Problem(file, line, join(where, name), "is missing", f"add {name}: …")
+    if kind in {"union_tag_not_found", "union_tag_invalid"}:
+        given = node.members.get("kind") if node.members else None
+        line = given[0] if given else line
+        return Problem(file, line, join(where, "kind"), *_kind(given[1] if given else None))
+    if kind == "too_short" and len(node.items or ()) > context["actual_length"]:
+        return None
+    says = _wrong_type(_WANTED[kind], node) if kind in _WANTED else _say(fault, context)
+    return Problem(file, line, where, *says)
+
+
+def _say(fault: ErrorDetails, context: Mapping[str, Any]) -> tuple[str, str]:
+    kind, loc = fault["type"], fault["loc"]
+    if kind == "extra_forbidden":
+        return "is unknown here", _instead(str(loc[-1]), loc[:-1])
+    if kind == "literal_error":
+        remedy = "or give a list of campaign ids" if loc[-1] == "all" else "write one of these"
+        return f"must be {context['expected']}", remedy
+    if kind in _LIMITS:
+        limit, says = _LIMITS[kind]
+        return says.format(f"{context[limit]:,}"), "change it"
+    if kind == "value_error":
+        return "cannot be used", str(context["error"])
+    if kind == CROSSING:
+        return "its members do not go together", fault["msg"]
+    return "cannot be used", "see deploy/connections.example for what stands here"
+
+
+def _wrong_type(wanted: str, node: Node) -> tuple[str, str]:
+    what = f"{wanted} is wanted, here stands {_STANDS[node.kind]}"
+    if wanted == "a text" and node.kind in {"bool", "number"}:
+        return what, "put it in quotes"
+    if node.kind == "text" and wanted in {"a number", "a whole number", "true or false"}:
+        return what, "write it plainly, without quotes, leading zeros or exponent"
+    return what, f"write {wanted}"
+
+
+def _kind(given: Node | None) -> tuple[str, str]:
+    if given is None:
+        return "is missing", "add kind: http, kind: sftp or kind: email"
+    near = _near(str(given.plain), _KINDS)
+    return "must be http, sftp or email", f"did you mean {near}?" if near else "write one of these"
+
+
+def _instead(name: str, loc: tuple[int | str, ...]) -> str:
+    """What to write for an unknown member: a near name, the kinds that have it, or all there are."""
+    # Outermost to innermost the loc names a model at each step; between stand indexes and their names.
+    model = next(
+        (_MODELS[step] for step in reversed(loc) if step in _MODELS and isinstance(step, str)), Account
+    )
+    near = _near(name, _names(model))
+    if near:
+        return f"did you mean {near}?"
+    having = [kind for kind, other in _KINDS.items() if name in _names(other)]
+    if having and model in _KINDS.values():
+        return f"only {' and '.join(having)} connections have it: remove it"
+    return f"the members here are {', '.join(_names(model))}"
+
+
+def _names(model: type[BaseModel]) -> list[str]:
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    return [*names, "values"] if model is FieldRule else names
+
+
+def _near(name: str, names: Iterable[str]) -> str | None:
+    return next(iter(get_close_matches(name.lower(), list(names), n=1)), None)

@@ -1,0 +1,67 @@
+"""Receipts: what `referral-receipts` tells of every delivery, record and window."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from schemas.codec import SingleObject, Undecodable
+from schemas.delivery import Outcome
+
+_CODEC = SingleObject("receipt.v1")
+
+
+class Subject(StrEnum):
+    DELIVERY = "DELIVERY"
+    RECORD = "RECORD"
+    WINDOW = "WINDOW"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """One row of `referral-receipts`; the fields are described in `avro/receipt.v1.avsc`."""
+
+    subject: Subject
+    subject_id: str
+    outcome: Outcome
+    service: str
+    at: datetime
+    reason: str | None = None
+    account_id: str | None = None
+    campaign_id: str | None = None
+    connection: str | None = None
+    referral_id: str | None = None
+    revision: int | None = None
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+    digest: str | None = None
+    attempts: int = 0
+    status: int | None = None
+    rows: int | None = None
+    left_out: int | None = None
+
+    def encode(self) -> bytes:
+        return _CODEC.encode(asdict(self))
+
+
+def decode(value: bytes) -> Receipt:
+    """Raises `schemas.codec.Undecodable`."""
+    datum: dict[str, Any] = _CODEC.decode(value)
+    try:
+        subject, outcome = Subject(datum.pop("subject")), Outcome(datum.pop("outcome"))
+    except ValueError as error:
+        raise Undecodable("a subject or outcome newer than this version") from error
+    return Receipt(subject=subject, outcome=outcome, **datum)
+
+
+def coordinates(topic: str, partition: int, offset: int) -> str:
+    """A record's name: the key of its receipt and of its dead letter."""
+    return f"{topic}-{partition}-{offset}"
+
+
+def utc(seconds: float) -> datetime:
+    """Seconds since the epoch as the aware UTC time receipts carry."""
+    return datetime.fromtimestamp(seconds, UTC)
