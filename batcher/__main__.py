@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets as tokens
 import socket
 import sys
@@ -9,21 +10,25 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from batcher.channels.mail import Relay
+from batcher.channels.mime import address
 from batcher.collect import Collect, targets
 from batcher.deliver import Sending
 from batcher.desk import LOOK_S, WORKERS, Desk, utc_now
 from batcher.windows import Windows
 from consumer import log, metrics, service
+from consumer.kafka_out import NotAcknowledged
 from consumer.keys import Role
 from consumer.ownership import patiently
 from consumer.registry import Registry
-from consumer.run import Background, Ground, adopt_files, run, watch
+from consumer.run import Ground, adopt_files, run, watch
 from consumer.secrets import Secrets
 from consumer.service import Service, Settings, Stop
-from consumer.store import StoreUnavailable
+from consumer.store import StoreRefused, StoreUnavailable
 
 #: Seconds for one exchange with the mail relay.
 SMTP_TIMEOUT_S = 60.0
+#: The sender's domain is part of every Message-ID, which must fit one line.
+MAX_DOMAIN = 50
 
 
 def collect() -> None:
@@ -47,8 +52,11 @@ def flush() -> None:
     try:
         ground = Ground(settings, Role.BATCH)
         metrics.start()
-        adopt_files(ground)
-        registry = Registry(settings.schema_registry) if settings.schema_registry else None
+        try:
+            adopt_files(ground)
+        except (NotAcknowledged, StoreUnavailable, StoreRefused) as error:
+            raise Stop(f"the connections folder could not be put in force: {error}; start again") from error
+        registry = Registry(settings.schema_registry, process.stopping.wait) if settings.schema_registry else None
 
         def sending(windows: Windows) -> Sending:
             return Sending(
@@ -78,11 +86,16 @@ def _flush(ground: Ground, process: Service, desk: Desk) -> None:
             patiently(process.stopping.is_set, lambda: desk.look(utc_now()))
         except StoreUnavailable:
             break
+        except StoreRefused as error:
+            log.trouble("redis.refused", reason=str(error))
         if watcher.failure:
             raise Stop(watcher.failure)
         process.health.ready, process.health.reason = True, "ready"
         process.stopping.wait(LOOK_S)
-    desk.finish()
+    if not desk.finish():
+        # The interpreter would wait for a thread that waits for a receiver.
+        log.trouble("service.cut_off")
+        os._exit(0)
     log.event("service.stopped")
 
 
@@ -90,6 +103,15 @@ def _relay(settings: Settings) -> Relay:
     host, colon, port = settings.smtp.rpartition(":")
     if not colon or not port.isdecimal():
         raise Stop("REFERRALS_SMTP is host:port of the mail relay, such as mail.example.com:587")
+    try:
+        fits = len(address(settings.mail_from).domain) <= MAX_DOMAIN
+    except ValueError:
+        fits = False
+    if not fits:
+        raise Stop(
+            "REFERRALS_MAIL_FROM is one plain address such as referrals@example.com, "
+            f"its domain of at most {MAX_DOMAIN} characters"
+        )
     try:
         return Relay(
             host=host,

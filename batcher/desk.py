@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +32,8 @@ LOOK_S = 0.5
 OVERDUE = timedelta(minutes=15)
 #: A heartbeat three times within the lease: one may get lost.
 BEAT_S = LEASE_MS / 1000 / 3
+#: The age of the oldest open row takes a look into every partition of every connection.
+OBSERVE_S = 5.0
 #: Pause after Redis or Kafka failed a window's step, and after a step met a defect of ours.
 INTERRUPTED_S = 1.0
 FAILED_S = 60.0
@@ -39,14 +42,25 @@ JOIN_S = 20.0
 
 
 def wanted(
-    connection: FileConnection, window: WindowState | None, asked: str | None, began: datetime, now: datetime
+    named: tuple[str, FileConnection] | None,
+    window: WindowState | None,
+    asked: str | None,
+    began: datetime,
+    now: datetime,
 ) -> str | None:
-    """The slot to claim, '' to take up the window under way, None for nothing. Pure."""
+    """The slot to claim, '' to take up the window under way, None for nothing. Pure.
+
+    `named`: account and connection, None where the connection is no longer in force: then only what was
+    sealed already goes out.
+    """
     if window is not None and window.state is not State.CLOSED:
-        return "" if window.retry_at <= now.timestamp() else None
+        ready = window.retry_at <= now.timestamp() and (named or window.state is not State.CLAIMED)
+        return "" if ready else None
+    if named is None:
+        return None
     if asked is not None:
         return f"{ASKED}{asked}"
-    slot = schedule.due(connection.schedule, last_slot(window), began, now)
+    slot = schedule.due(named[1].schedule, last_slot(window), began, now)
     return None if slot is None else slot.text
 
 
@@ -63,32 +77,44 @@ class Desk:
         """`new_sending`: what a thread needs to send windows over the given connection to Redis."""
         self._ground, self._owner, self._new_sending, self._pool = ground, owner, new_sending, pool
         self._windows = Windows(ground.store, ground.keys)
-        self._busy: dict[str, Future[None]] = {}
+        #: Windows being worked on, and since when; those waiting for a thread too.
+        self._busy: dict[str, tuple[Future[None], datetime]] = {}
+        self._began: dict[str, datetime] = {}
         self._not_before: dict[str, float] = {}
         self._version = -1
         self._files: Mapping[str, tuple[str, FileConnection]] = {}
+        #: Connections no longer in force that had windows: what was sealed for them is still delivered.
+        self._former: Collection[str] = ()
+        self._observed = -OBSERVE_S
 
     def look(self, now: datetime) -> None:
         """Start whatever is to be done. Raises StoreUnavailable."""
         self._load()
-        names = list(self._files)
-        states = self._windows.states(names)
+        states = self._windows.states([*self._files, *self._former])
         asked = self._windows.asked()
-        for name in [name for name, future in self._busy.items() if future.done()]:
-            del self._busy[name]
-        for name, (account, connection) in self._files.items():
+        self._busy = {name: busy for name, busy in self._busy.items() if not busy[0].done()}
+        for name in [*self._files, *self._former]:
             if name in self._busy or time.monotonic() < self._not_before.get(name, 0.0):
                 continue
-            window = states.get(name)
-            began = self._windows.began(name, now) if window is None else now
-            slot = wanted(connection, window, asked.get(name), began, now)
+            connection, window = self._files.get(name), states.get(name)
+            slot = wanted(connection, window, asked.get(name), self._since(name, window, now), now)
             if slot is not None:
-                self._busy[name] = self._pool.submit(self._work, name, account, connection, slot, last_slot(window))
+                seen = window.number if window is not None else 0
+                self._busy[name] = (self._pool.submit(self._work, name, connection, slot, seen), now)
         self._observe(states, now)
 
-    def finish(self) -> None:
-        """Let what is under way end, within a bound; the rest is taken up by whoever comes next."""
-        wait(self._busy.values(), timeout=JOIN_S)
+    def finish(self) -> bool:
+        """Let what is under way end; False where it takes too long: whoever comes next takes it up."""
+        under_way = [future for future, _ in self._busy.values() if not future.cancel()]
+        return not wait(under_way, timeout=JOIN_S).not_done
+
+    def _since(self, name: str, window: WindowState | None, now: datetime) -> datetime:
+        """When the schedule began to count: at our first look, until a scheduled window was claimed."""
+        if last_slot(window) is not None:
+            return now
+        if name not in self._began:
+            self._began[name] = self._windows.began(name, now)
+        return self._began[name]
 
     def _load(self) -> None:
         version = connection_sets.version(self._ground.store, self._ground.topics)
@@ -100,19 +126,20 @@ class Desk:
                 for name, (account, connection) in stored.set.by_name().items()
                 if isinstance(connection, SftpConnection | EmailConnection)
             }
+            self._former = self._windows.connections() - self._files.keys()
 
-    def _work(self, name: str, account: str, connection: FileConnection, slot: str, last: str | None) -> None:
+    def _work(self, name: str, named: tuple[str, FileConnection] | None, slot: str, seen: int) -> None:
         """In a pool thread: one window, as far as it goes. Trouble leaves it for the next look."""
         store = self._ground.new_store()
         try:
             windows = Windows(store, self._ground.keys)
-            window = windows.claim(name, self._owner, slot, last or "", scheduled=not slot.startswith(ASKED))
+            window = windows.claim(name, self._owner, slot, seen, scheduled=not slot.startswith(ASKED))
             if window is None:
                 return
             # The number is durable before anything moves under it.
             store.barrier()
             with Heartbeat(self._ground.new_store(), self._ground, window):
-                self._advance(windows, window, connection, account)
+                self._advance(windows, window, named)
         except Gone as gone:
             metrics.FENCED.labels("token").inc()
             log.trouble("window.taken_over", window=str(gone))
@@ -126,32 +153,31 @@ class Desk:
             store.close()
 
     def _advance(
-        self, windows: Windows, window: WindowState, connection: FileConnection, account: str
+        self, windows: Windows, window: WindowState, named: tuple[str, FileConnection] | None
     ) -> None:
         flush = Flush(self._new_sending(windows), self._ground.out, self._ground.topics)
-        if window.state is State.CLAIMED:
-            window = flush.seal(window, connection, account, time.time())
+        if window.state in {State.CLAIMED, State.SEALED}:
+            window = flush.seal(window, named, time.time())
         frozen = connection_sets.definition(windows.store, self._ground.topics, window.fields["digest"])
         if not isinstance(frozen, SftpConnection | EmailConnection):
-            raise Gone(f"{window.id}: its definition is not in Redis")
+            raise LookupError(f"{window.id}: its definition is not in Redis")  # noqa: TRY004 - it is missing
         if window.state is not State.ENDED:
             window = flush.send(window, frozen, time.time())
         if window.state is State.ENDED:
             flush.close(window)
 
     def _observe(self, states: Mapping[str, WindowState], now: datetime) -> None:
-        counts = dict.fromkeys(metrics.WINDOW_STATES, 0)
-        overdue = 0
-        for window in states.values():
-            if window.state is State.CLOSED:
-                continue
-            counts["HELD" if window.held else str(window.state)] += 1
-            overdue += now - window.since > OVERDUE
-        for state, count in counts.items():
-            metrics.FLUSH_STATE.labels(state).set(count)
-        metrics.FLUSH_OVERDUE.set(overdue)
-        opened = self._windows.opened(list(self._files), self._ground.layout.partitions)
-        metrics.OLDEST_UNSEALED.set(opened or 0)
+        under_way = {name: window for name, window in states.items() if window.state is not State.CLOSED}
+        counts = Counter("HELD" if window.held else str(window.state) for window in under_way.values())
+        for state in (*(state for state in State if state is not State.CLOSED), "HELD"):
+            metrics.FLUSH_STATE.labels(state).set(counts[state])
+        since = {name: since for name, (_, since) in self._busy.items()}
+        since |= {name: window.since for name, window in under_way.items()}
+        metrics.FLUSH_OVERDUE.set(sum(now - begun > OVERDUE for begun in since.values()))
+        if time.monotonic() - self._observed >= OBSERVE_S:
+            self._observed = time.monotonic()
+            opened = self._windows.opened(list(self._files), self._ground.layout.partitions)
+            metrics.OLDEST_UNSEALED.set(opened or 0)
 
 
 class Heartbeat:

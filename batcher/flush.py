@@ -7,17 +7,20 @@ channel -> ENDED (durable) -> told with its outcome -> rows dropped, CLOSED.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import assert_never
 
 from batcher.channels import Hold, Retry
-from batcher.deliver import Finished, Result, Sending, by_mail, by_sftp
+from batcher.deliver import NOTHING_NEW, Finished, Result, Sending, by_sftp
+from batcher.deliver_mail import by_mail
 from batcher.render import Damaged
 from batcher.windows import State, WindowState
 from consumer import log, metrics
 from consumer.kafka_out import KafkaOut, Out
 from consumer.topics import Topics
+from schemas.codec import Undecodable
 from schemas.connection import EmailConnection, SftpConnection, connection_digest
 from schemas.delivery import Outcome
 from schemas.manifest import Kind, Manifest
@@ -40,33 +43,39 @@ class Flush:
         self._sending, self._out, self._topics = sending, out, topics
         self._windows, self._step = sending.windows, sending.step
 
-    def seal(self, window: WindowState, connection: FileConnection, account: str, now: float) -> WindowState:
-        """From CLAIMED to SEALED. The definition it is rendered with is frozen here."""
+    def seal(self, window: WindowState, named: tuple[str, FileConnection] | None, now: float) -> WindowState:
+        """From CLAIMED to SEALED, and told. The definition it is rendered with is frozen here: `named` is
+        the account and the connection, None where it is no longer in force and the window sealed already.
+
+        A window found SEALED is sealed again: a crash of Redis may have undone a seal whose mark was
+        noted already. Where it did not, the marks are the same.
+        """
         self._step("claimed")
         marks = self._windows.seal(window, self._sending.partitions)
         self._step("sealed")
-        return self._windows.advance(
-            window,
-            {
+        fields: dict[str, str | int] = {"marks": json.dumps([asdict(mark) for mark in marks])}
+        if window.state is State.CLAIMED:
+            assert named is not None
+            fields |= {
                 "state": State.SEALED,
-                "marks": json.dumps([asdict(mark) for mark in marks]),
-                "digest": connection_digest(connection),
-                "account": account,
+                "digest": connection_digest(named[1]),
+                "account": named[0],
                 "sealed_at": int(now * 1000),
-            },
-            durable=True,
-        )
+            }
+        window = self._windows.advance(window, fields, durable=True)
+        # Told before the first byte leaves; again after a crash, since Kafka keeps the newest.
+        self._tell(self._manifest(window, None))
+        self._step("told")
+        return window
 
     def send(self, window: WindowState, connection: FileConnection, now: float) -> WindowState:
         """From SEALED on to ENDED, or released for another try. `connection`: as frozen at the seal."""
-        if window.state is State.SEALED:
-            # Told before the first byte leaves, and again after a crash: Kafka keeps the newest.
-            self._tell(self._manifest(window, None))
-            self._step("told")
         try:
             window, result = self._by_channel(window, connection)
-        except Damaged as damaged:
-            result = Hold(str(damaged))
+        except (Damaged, Undecodable) as error:
+            # Rows are dropped under a worker that was overtaken: that is no damage.
+            self._windows.beat(window)
+            result = Hold(f"the sealed rows cannot be sent: {error}")
         outcome = _label(result)
         metrics.FLUSHED.labels(connection.kind, outcome).inc()
         log.event(
@@ -91,7 +100,8 @@ class Flush:
                 held = isinstance(result, Hold)
                 pause = HELD_S if held else RETRY_S[min(tries, len(RETRY_S)) - 1]
                 self._windows.release(
-                    window, {"reason": reason, "held": int(held), "tries": tries, "retry_at": int(now + pause)}
+                    window,
+                    {"reason": reason, "held": int(held), "tries": tries, "retry_at": int(now + pause)},
                 )
             case _:
                 assert_never(result)
@@ -113,7 +123,7 @@ class Flush:
 
     def _by_channel(self, window: WindowState, connection: FileConnection) -> tuple[WindowState, Result]:
         if connection.file.empty == "skip" and not sum(mark.rows for mark in window.marks):
-            return window, Finished(Outcome.DELIVERED, "nothing new, no file wanted")
+            return window, NOTHING_NEW
         match connection:
             case SftpConnection():
                 return by_sftp(self._sending, window, connection)
@@ -145,7 +155,7 @@ class Flush:
             outcome=Outcome(fields["outcome"]),
             service="flush",
             at=datetime.now(UTC),
-            reason=window.reason or None,
+            reason="; ".join(filter(None, (window.reason, _repeated(fields)))) or None,
             account_id=fields["account"],
             connection=window.connection,
             digest=fields.get("sha256"),
@@ -153,6 +163,12 @@ class Flush:
             rows=int(fields.get("rows", 0)),
             left_out=int(fields.get("left_out", 0)),
         )
+
+
+def _repeated(fields: Mapping[str, str]) -> str:
+    """What a receiver may have got twice, for whoever asks later."""
+    uncertain = int(fields.get("uncertain", 0))
+    return f"attempts with unknown outcome: {uncertain}" if uncertain else ""
 
 
 def _label(result: Result) -> str:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 
-from batcher.windows import Windows, WindowState, leaves_out
+from batcher.removal import leaves_out
+from batcher.windows import Windows, WindowState
+from consumer import log
 from consumer.route import AnyConnection
 from schemas import referral as referrals
+from schemas.codec import Undecodable
 from schemas.mapping import Value, render
 from schemas.referral import Referral, SchemaById
 
@@ -44,7 +47,7 @@ class Rows:
         self.left_out = 0
 
     def __iter__(self) -> Iterator[list[Value]]:
-        """Raises Damaged and StoreUnavailable."""
+        """Raises Damaged, Undecodable and StoreUnavailable."""
         for mark in self._window.marks:
             digest, start = "", 0
             while start < mark.rows:
@@ -62,7 +65,7 @@ class Rows:
                 )
 
     def _cells(self, partition: int, sealed: int, rows: list[bytes]) -> Iterator[list[Value]]:
-        found = [referrals.decode(raw[8:], self._by_id) for raw in rows]
+        found = list(self._decoded(partition, rows))
         ids = list({referral.referral_id for referral in found})
         removals = self._windows.removals(partition, ids)
         latest = self._windows.latest(self._window, partition, ids)
@@ -75,6 +78,18 @@ class Rows:
                 continue
             pairs = render(self._connection.fields, referral, partner_data=self._connection.partner_data)
             yield [value for _, value in pairs]
+
+    def _decoded(self, partition: int, rows: list[bytes]) -> Iterator[Referral]:
+        for raw in rows:
+            try:
+                yield referrals.decode(raw[8:], self._by_id)
+            except Undecodable as error:
+                # Intake read what routing needs. Where that still works the record itself is broken, and
+                # push, which reads records whole, has made it a dead letter; else the fault is on our side.
+                referrals.decode(raw[8:], self._by_id, routing_only=True)
+                offset = int.from_bytes(raw[:8], "big")
+                log.trouble("row.left_out", partition=partition, offset=offset, reason=str(error))
+                self.left_out += 1
 
     def _doubled(self, referral: Referral) -> bool:
         digest = hashlib.blake2b(referral.referral_id.encode(), digest_size=8).digest()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from batcher import removal
 from consumer.keys import Keys
 from consumer.store import Argument, Call, Reply, Script, Store, text
 from schemas.delivery import window_id
@@ -85,10 +86,12 @@ class Windows:
 
     def __init__(self, store: Store, keys: Keys) -> None:
         self.store, self._keys = store, keys
+        self._asked, self._began = f"{keys.topic}:asked", f"{keys.topic}:windows-began"
 
     def ask(self, connection: str, now: datetime) -> None:
         """Have the connection's window flushed now; asking twice before it happens is asking once."""
-        self.store.command("HSETNX", self._asked, connection, now.astimezone(UTC).isoformat(timespec="seconds"))
+        stamp = now.astimezone(UTC).isoformat(timespec="seconds")
+        self.store.command("HSETNX", self._asked, connection, stamp)
 
     def asked(self) -> dict[str, str]:
         """Connections asked for, with when."""
@@ -96,23 +99,29 @@ class Windows:
 
     def state(self, connection: str) -> WindowState | None:
         """The connection's newest window, or None before the first."""
-        fields = self.store.hash(self._keys.window(connection))
-        return _state(connection, fields) if fields else None
+        return self.states([connection]).get(connection)
 
     def claim(
-        self, connection: str, owner: str, slot: str, last: str, *, scheduled: bool
+        self, connection: str, owner: str, slot: str, seen: int, *, scheduled: bool
     ) -> WindowState | None:
         """Open the window for `slot` (or with '' take over an open one); None when there is nothing to do
-        or somebody else is at it. `last`: the last scheduled slot the caller saw, '' for none.
+        or somebody else is at it. `seen`: the number of the newest window the caller saw, 0 for none.
         """
-        args = (owner, LEASE_MS, slot, last, int(scheduled))
+        args = (owner, LEASE_MS, slot, seen, int(scheduled))
         reply = self.store.call(Call(CLAIM, self._keys.window(connection), args))
         if text(reply[0]) != "OK":
             return None
-        if slot.startswith(ASKED):
-            self.store.command("HDEL", self._asked, connection)
         items = [text(item) for item in reply[1:]]
-        return _state(connection, dict(zip(items[::2], items[1::2], strict=True)))
+        window = _state(connection, dict(zip(items[::2], items[1::2], strict=True)))
+        if window.slot.startswith(ASKED):
+            self._answered(window)
+        return window
+
+    def _answered(self, window: WindowState) -> None:
+        """Forget the wish this window was opened for; one that came later stays."""
+        wish = self.store.command("HGET", self._asked, window.connection)
+        if wish is not None and window.slot == f"{ASKED}{text(wish)}":
+            self.store.command("HDEL", self._asked, window.connection)
 
     def advance(self, window: WindowState, fields: Mapping[str, str | int], *, durable: bool) -> WindowState:
         """Write fields of a window we hold, and renew it. Raises Gone; NotDurable with `durable`."""
@@ -163,9 +172,9 @@ class Windows:
         key = f"{self._keys.prefix(partition)}sealed-latest:{window.connection}:{window.number}"
         return {i: int(v) for i, v in self._found(key, ids)}
 
-    def removals(self, partition: int, ids: Sequence[str]) -> dict[str, Removal]:
+    def removals(self, partition: int, ids: Sequence[str]) -> dict[str, removal.Removal]:
         """Of these referrals, those withdrawn or erased."""
-        return {i: _removal(v) for i, v in self._found(f"{self._keys.prefix(partition)}removed", ids)}
+        return {i: removal.parse(v) for i, v in self._found(f"{self._keys.prefix(partition)}removed", ids)}
 
     def drop(self, window: WindowState, partitions: int) -> None:
         """Forget its rows: the window has ended and Kafka knows."""
@@ -179,9 +188,15 @@ class Windows:
 
     def began(self, connection: str, now: datetime) -> datetime:
         """Since when the connection has windows; `now` when it is asked for the first time."""
-        key, stamp = f"{self._keys.topic}:windows-began", now.astimezone(UTC).isoformat()
-        _, found = self.store.commands([("HSETNX", key, connection, stamp), ("HGET", key, connection)])
+        stamp = now.astimezone(UTC).isoformat()
+        _, found = self.store.commands(
+            [("HSETNX", self._began, connection, stamp), ("HGET", self._began, connection)]
+        )
         return datetime.fromisoformat(text(found))
+
+    def connections(self) -> set[str]:
+        """All that ever had windows."""
+        return {text(name) for name in self.store.command("HKEYS", self._began)}
 
     def states(self, connections: Sequence[str]) -> dict[str, WindowState]:
         """The newest windows of those that have one, in one round trip."""
@@ -205,44 +220,14 @@ class Windows:
         found = self.store.command("HMGET", key, *ids)
         return [(i, text(value)) for i, value in zip(ids, found, strict=True) if value is not None]
 
-    @property
-    def _asked(self) -> str:
-        return f"{self._keys.topic}:asked"
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """A removal mark: the revision WITHDRAWN reaches up to, and since which mark it holds; 0 for never."""
-
-    revision: int
-    withdrawn: int
-    erased: int
-
-
-def leaves_out(removal: Removal, revision: int, sealed: int, first_byte: int | None) -> bool:
-    """Whether a sealed row stays out of the file. Pure.
-
-    WITHDRAWN counts up to the seal (`sealed` marks were known), ERASED up to the first byte sent
-    (`first_byte`, None before it).
-    """
-    if removal.erased and (first_byte is None or removal.erased <= first_byte):
-        return True
-    return bool(removal.withdrawn) and removal.withdrawn <= sealed and revision <= removal.revision
-
-
-def _removal(value: str) -> Removal:
-    _kind, revision, withdrawn, erased, *_ = value.split(" ")
-    return Removal(int(revision), int(withdrawn), int(erased))
-
 
 def _mark(partition: int, reply: Reply, window: WindowState) -> Mark:
     status = text(reply[0])
     if status != "OK":
         raise Gone(f"{window.id} in partition {partition}: {status}")
     _n, start, to, rows, digest, removals = (text(item) for item in reply[1:])
-    return Mark(
-        partition=partition, start=int(start), to=int(to), rows=int(rows), digest=digest, removals=int(removals)
-    )
+    figures = {"start": int(start), "to": int(to), "rows": int(rows), "removals": int(removals)}
+    return Mark(partition=partition, digest=digest, **figures)
 
 
 def _state(connection: str, fields: Mapping[str, str]) -> WindowState:

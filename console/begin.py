@@ -43,9 +43,10 @@ def begin(settings: Settings, start: str, partitions: int, replication: int) -> 
     at = None if start in {EARLIEST, LATEST} else moment(start, also="earliest, latest or ")
     topics = Topics(settings.prefix)
     append_only = not settings.allow_volatile_redis
-    with plainly(), closing(
-        Store(settings.redis, append_only=append_only, replicas=settings.redis_replicas)
-    ) as store:
+    with (
+        plainly(),
+        closing(Store(settings.redis, append_only=append_only, replicas=settings.redis_replicas)) as store,
+    ):
         layout.require_durable(store, volatile_ok=settings.allow_volatile_redis)
         admin = Admin(settings.kafka, settings.kafka_config)
         out = KafkaOut(settings.kafka, settings.kafka_config)

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from console.ground import redis_alone, standing
 from console.show import count, one_line
-from consumer import connection_sets, folder as folders
+from consumer import connection_sets
+from consumer import folder as folders
 from consumer.connection_sets import StoredSet
 from consumer.keys import Keys
 from consumer.route import AnyConnection
@@ -20,8 +21,10 @@ from consumer.topics import Topics
 from schemas.connection import ConnectionSet, EmailConnection, HttpConnection, SftpConnection
 
 COLUMNS = ("account", "connection", "kind", "to", "campaigns", "fields", "when")
-#: A reason is one line in a table and in /metrics' neighbourhood, not a report.
+#: A reason is a cell of a table, not a report.
 MAX_REASON = 200
+#: Named in a cell; the others are counted.
+MAX_CAMPAIGNS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def stored(settings: Settings) -> tuple[StoredSet, dict[str, str]]:
 
 
 def pause(settings: Settings, name: str, reason: str) -> bool:
-    """Start nothing more of it; False where it was paused already: then only the reason is new. Raises Stop."""
+    """Start nothing more of it; False where it was paused already, with a new reason now. Raises Stop."""
     if not reason.isprintable() or not 0 < len(reason) <= MAX_REASON:
         raise Stop(f"--reason: give one line of at most {MAX_REASON} characters")
     with redis_alone(settings) as (store, keys):
@@ -100,7 +103,7 @@ def _known(store: Store, keys: Keys, settings: Settings, name: str) -> None:
     require(name, {*names, *store.hash(keys.paused)})
 
 
-def require(name: str, names: Iterable[str], what: str = "connection") -> None:
+def require(name: str, names: Iterable[str], complaint: str = "there is no connection") -> None:
     """Raises Stop with a guess where `name` is not among `names`. Pure."""
     known = sorted(names)
     if name in known:
@@ -112,7 +115,7 @@ def require(name: str, names: Iterable[str], what: str = "connection") -> None:
         hint = "`referrals connections list` shows them"
     else:
         hint = "no connections are in force; run `referrals connections apply DIR`"
-    raise Stop(f"there is no {what} {one_line(name)!r}: {hint}")
+    raise Stop(f"{complaint} {one_line(name)!r}: {hint}")
 
 
 def difference(before: ConnectionSet, after: ConnectionSet) -> Difference:
@@ -136,16 +139,23 @@ def _changed(old: tuple[str, AnyConnection], new: tuple[str, AnyConnection]) -> 
 
 def row(account: str, connection: AnyConnection) -> tuple[str, ...]:
     """What the account gets, a cell per column of COLUMNS. No secret, no address of a person. Pure."""
-    campaigns = connection.campaigns
     return (
         account,
         connection.name,
         connection.kind,
         _to(connection),
-        "all" if campaigns == "all" else ", ".join(campaigns),
+        _campaigns(connection),
         str(len(connection.fields)),
         "at once" if connection.kind == "http" else f"{connection.schedule.cron} {connection.schedule.zone}",
     )
+
+
+def _campaigns(connection: AnyConnection) -> str:
+    if connection.campaigns == "all":
+        return "all"
+    shown = ", ".join(connection.campaigns[:MAX_CAMPAIGNS])
+    more = len(connection.campaigns) - MAX_CAMPAIGNS
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _to(connection: AnyConnection) -> str:

@@ -42,9 +42,10 @@ def redis_alone(settings: Settings) -> Iterator[tuple[Store, Keys]]:
     """The state in Redis, checked as far as Redis knows: of use while Kafka is away. Raises Stop."""
     topics = Topics(settings.prefix)
     append_only = not settings.allow_volatile_redis
-    with plainly(), closing(
-        Store(settings.redis, append_only=append_only, replicas=settings.redis_replicas)
-    ) as store:
+    with (
+        plainly(),
+        closing(Store(settings.redis, append_only=append_only, replicas=settings.redis_replicas)) as store,
+    ):
         layout.require_durable(store, volatile_ok=settings.allow_volatile_redis)
         if layout.read(store, topics) is None:
             # Kafka remembers whether there ever was something: this says which it is.

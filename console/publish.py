@@ -11,9 +11,10 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
 from console.ground import plainly
@@ -36,7 +37,8 @@ MAX_FAULTS = 100
 BATCH = 1_000
 BATCH_BYTES = 8_000_000
 
-Event = Mapping[str, Any]
+#: An event's bytes as Kafka gets them.
+Frame = Callable[[Mapping[str, Any]], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,14 @@ class Fault:
 
     line: int
     what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A line that is one: its key and its value."""
+
+    referral_id: str
+    value: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +71,7 @@ class Published:
 
 def publish(settings: Settings, path: str) -> Published:
     """Check the whole of `path` (`-` is standard input), then publish it. Raises Stop."""
-    with ExitStack() as stack:
-        source = _opened(path, stack)
+    with _opened(path) as source:
         total = _checked(source, "standard input" if path == STDIN else path)
         source.seek(0)
         topic = Topics(settings.prefix).referrals
@@ -77,7 +86,7 @@ def publish(settings: Settings, path: str) -> Published:
             return Published(topic, _sent(out, topic, source, frame, total))
 
 
-def _framing(settings: Settings, topic: str) -> Callable[[Event], bytes]:
+def _framing(settings: Settings, topic: str) -> Frame:
     if settings.schema_registry is None:
         return referral.encode
     # What fastavro notes beside the schema is not part of it.
@@ -86,25 +95,27 @@ def _framing(settings: Settings, topic: str) -> Callable[[Event], bytes]:
     return partial(referral.encode_confluent, schema_id=schema_id)
 
 
-def _opened(path: str, stack: ExitStack) -> IO[bytes]:
+@contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
     """The file, at its beginning; what cannot be read twice is kept in a nameless file meanwhile."""
     try:
-        given = sys.stdin.buffer if path == STDIN else stack.enter_context(open(path, "rb"))  # noqa: PTH123
-        if given.seekable() and path != STDIN:
-            return given
-        kept = stack.enter_context(tempfile.TemporaryFile())
-        shutil.copyfileobj(given, kept)
+        with nullcontext(sys.stdin.buffer) if path == STDIN else Path(path).open("rb") as given:
+            if path != STDIN and given.seekable():
+                yield given
+                return
+            with tempfile.TemporaryFile() as kept:
+                shutil.copyfileobj(given, kept)
+                kept.seek(0)
+                yield kept
     except OSError as error:
         raise Stop(f"{path}: cannot be read: {error.strerror}") from error
-    kept.seek(0)
-    return kept
 
 
 def _checked(source: IO[bytes], name: str) -> int:
     """The number of events. Raises Stop with the faults of all lines."""
     faults: list[str] = []
     bad = good = 0
-    for found in events(source):
+    for found in events(source, referral.encode):
         if not isinstance(found, Fault):
             good += 1
             continue
@@ -121,30 +132,27 @@ def _checked(source: IO[bytes], name: str) -> int:
     return good
 
 
-def _sent(
-    out: KafkaOut, topic: str, source: IO[bytes], frame: Callable[[Event], bytes], total: int
-) -> Counter[int]:
+def _sent(out: KafkaOut, topic: str, source: IO[bytes], frame: Frame, total: int) -> Counter[int]:
     partitions: Counter[int] = Counter()
     for batch in _batches(topic, source, frame):
         try:
             partitions.update(out.send(batch))
         except NotAcknowledged as error:
             raise Stop(
-                f"{error}. {partitions.total():,} of {total:,} are published for certain: check REFERRALS_KAFKA "
-                "and publish the same file again within the hour; what is there already is dropped as a duplicate"
+                f"{error}. {partitions.total():,} of {total:,} are there for certain: check REFERRALS_KAFKA, "
+                "then publish the same file within the hour; what is there already is dropped as a duplicate"
             ) from error
     return partitions
 
 
-def _batches(topic: str, source: IO[bytes], frame: Callable[[Event], bytes]) -> Iterator[list[Out]]:
+def _batches(topic: str, source: IO[bytes], frame: Frame) -> Iterator[list[Out]]:
     batch: list[Out] = []
     size = 0
-    for event in events(source):
+    for event in events(source, frame):
         if isinstance(event, Fault):
             raise Stop(f"line {event.line} changed while it was read: {event.what}")
-        value = frame(event)
-        batch.append(Out(topic, event["referral_id"], value))
-        size += len(value)
+        batch.append(Out(topic, event.referral_id, event.value))
+        size += len(event.value)
         if len(batch) == BATCH or size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -152,7 +160,7 @@ def _batches(topic: str, source: IO[bytes], frame: Callable[[Event], bytes]) -> 
         yield batch
 
 
-def events(source: IO[bytes]) -> Iterator[Event | Fault]:
+def events(source: IO[bytes], frame: Frame) -> Iterator[Event | Fault]:
     """The event or the fault of every line that is not blank."""
     number = 0
     while line := source.readline(MAX_LINE_BYTES):
@@ -162,28 +170,30 @@ def events(source: IO[bytes]) -> Iterator[Event | Fault]:
                 pass
             yield Fault(number, f"the line is longer than {MAX_LINE_BYTES:,} bytes")
         elif line.strip():
-            yield parsed(number, line)
+            yield parsed(number, line, frame)
 
 
-def parsed(number: int, line: bytes) -> Event | Fault:
-    """Line `number` as an event that `encode` takes. Pure."""
+def parsed(number: int, line: bytes, frame: Frame) -> Event | Fault:
+    """Line `number` as an event, or what is wrong with it. Pure."""
     try:
         text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         event = from_json(json.loads(text, object_pairs_hook=_object))
-        if event["event_type"] == EventType.UNKNOWN:
-            return Fault(number, "event_type UNKNOWN is what readers see instead of a newer type: name the type")
-        referral.encode(event)
+        value = frame(event)
     except UnicodeDecodeError as error:
-        return Fault(number, f"not UTF-8 text: byte {error.start + 1} of the line")
+        what = f"not UTF-8 text: byte {error.start + 1} of the line"
     except json.JSONDecodeError as error:
-        return Fault(number, f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}, column {error.colno}")
+        what = f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}, column {error.colno}"
     except RecursionError:
-        return Fault(number, "nested too deep for an event")
+        what = "nested too deep for an event"
     except (Undecodable, _Twice) as error:
-        return Fault(number, str(error))
+        what = str(error)
     except ValueError:
-        return Fault(number, "a number has too many digits")
-    return event
+        what = "a number has too many digits"
+    else:
+        if event["event_type"] != EventType.UNKNOWN:
+            return Event(event["referral_id"], value)
+        what = "event_type UNKNOWN is what readers see instead of a newer type: name the type"
+    return Fault(number, what)
 
 
 class _Twice(Exception):  # noqa: N818 - what a member is

@@ -21,8 +21,10 @@ def main() -> None:
         ground = Ground(settings, Role.PUSH)
         push = Push(ground.keys, settings.max_in_flight, process.stopping.is_set)
         push.sender.start()
-        run(ground, process, "push", push, push.targets, whole=True)
-        push.sender.close()
+        try:
+            run(ground, process, "push", push, push.targets, whole=True)
+        finally:
+            push.sender.close()
     finally:
         process.close()
 

@@ -6,23 +6,34 @@ from consumer.kafka_out import Out
 from consumer.stream import Record
 from consumer.topics import Topics
 from schemas.receipt import Receipt, coordinates
+from schemas.referral import MAX_BYTES
 
 #: Headers a dead letter carries over from its record; more is upstream's mistake.
 MAX_HEADERS = 64
+#: Bytes of such a header that are kept.
+MAX_HEADER = 1_024
 
 
 def of_record(topics: Topics, record: Record, reason: str) -> Out:
-    """The record's own bytes; a repeat after a crash has the same key."""
+    """The record's own bytes; a repeat after a crash has the same key.
+
+    A value larger than any referral stays in its topic, where the coordinates find it: with our headers
+    around it the broker might refuse it, and one record would hold up its partition.
+    """
     headers = {
         "topic": record.topic,
         "partition": str(record.partition),
         "offset": str(record.offset),
         "reason": reason,
     }
-    for name, value in record.headers[:MAX_HEADERS]:
-        headers.setdefault(f"original-{name}", value.decode("utf-8", "replace"))
+    for name, given in record.headers[:MAX_HEADERS]:
+        headers.setdefault(f"original-{name}", given[:MAX_HEADER].decode("utf-8", "replace"))
+    value = record.value
+    if value is not None and len(value) > MAX_BYTES:
+        headers["left-out"] = f"{len(value)} bytes"
+        value = None
     key = coordinates(record.topic, record.partition, record.offset)
-    return Out(topics.dead_letters, key, record.value, headers)
+    return Out(topics.dead_letters, key, value, headers)
 
 
 def of_delivery(topics: Topics, receipt: Receipt, body: bytes) -> Out:

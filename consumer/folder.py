@@ -6,7 +6,7 @@ from pathlib import Path
 
 from consumer.service import Stop
 from schemas.connection import ConnectionSet
-from schemas.connection_file import assemble
+from schemas.connection_file import Problem, assemble
 
 #: One file per account; more is another folder mounted by mistake.
 MAX_FILES = 10_000
@@ -22,5 +22,25 @@ def read(folder: str) -> ConnectionSet:
     paths = sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
     if len(paths) > MAX_FILES:
         raise Stop(f"connections folder {folder} has {len(paths)} files, over {MAX_FILES}: is it the right one?")
-    read = [_text(path) for path in paths]
-    found = assemble([file for file in read if not isinstance(file, Problem)]) if read or not paths else []
+    files = [_text(path) for path in paths]
+    problems = [file for file in files if isinstance(file, Problem)]
+    texts = [file for file in files if not isinstance(file, Problem)]
+    found = assemble(texts) if texts or not problems else []
+    if isinstance(found, ConnectionSet):
+        if not problems:
+            return found
+        found = []
+    raise Stop("\n".join(str(problem) for problem in sorted(problems + found)))
+
+
+def _text(path: Path) -> tuple[str, str] | Problem:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            what = f"larger than {MAX_FILE_BYTES:,} bytes"
+            return Problem(path.name, 1, "", what, "is it an account's file?")
+        return path.name, path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        return Problem(path.name, line, "", "not UTF-8 text", "save the file as UTF-8")
+    except OSError as error:
+        return Problem(path.name, 1, "", f"cannot be read ({error.strerror})", "check what it is and whose")

@@ -57,7 +57,7 @@ class KafkaOut:
         self._lock = threading.Lock()
 
     def send(self, records: Sequence[Out]) -> Counter[int]:
-        """Produce and wait; how many each partition took. Raises NotAcknowledged, with the number that failed."""
+        """Produce and wait; how many each partition took. Raises NotAcknowledged, with how many failed."""
         failed: list[str] = []
         taken: Counter[int] = Counter()
 

@@ -1,9 +1,11 @@
 """Lanes: what waits for each connection, and what may start now. Pure state; the time is an argument.
 
 A lane is the pending deliveries of one partition and one connection. Memory holds the next MAX_LOADED
-of it by due time, Redis all of it. One heap orders all lanes by their next due time, so that ten
-thousand lanes cost no more than the ones that have work. A Gate is what a connection's lanes share:
-how many requests may run, until when it wants quiet, whether it is paused. Used from one thread.
+of it by due time, Redis all of it: what memory does not know is due later than what it does, or asked
+for. One heap orders all lanes by when it is their turn, so that ten thousand lanes cost no more than
+the ones that have work. A Gate is what a connection's lanes share: how many requests may run, until
+when it wants quiet, whether it is paused. A lane before a shut gate stands in its queue, not in the
+heap; one that cannot use its turn passes it on. Used from one thread.
 """
 
 from __future__ import annotations
@@ -11,76 +13,42 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from math import inf
+
+from consumer.lane import Delivery, Gate, Lane, LaneKey
 
 #: Deliveries of a lane in memory; the rest is paged from Redis.
 MAX_LOADED = 256
-#: Below this a lane with more in Redis asks for its next page.
-REFILL_BELOW = 64
+#: Below this part of it, a lane with more in Redis asks for its next page.
+REFILL_PART = 4
+#: Default of REFERRALS_MAX_IN_FLIGHT.
+MAX_UNSETTLED = 1_000
 #: A lane whose partition's lease has run out looks again after this.
 LEASE_PAUSE_S = 0.05
-
-LaneKey = tuple[int, str]
-
-
-@dataclass(slots=True)
-class Delivery:
-    """One pending delivery; `due` in seconds since the epoch, `attempts` made so far."""
-
-    partition: int
-    connection: str
-    offset: int
-    due: float
-    attempts: int
-    raw: bytes
-
-
-@dataclass(slots=True)
-class Gate:
-    """What all lanes of a connection share."""
-
-    max_in_flight: int
-    in_flight: int = 0
-    not_before: float = 0.0
-    paused: bool = False
-    blocked: deque[Lane] = field(default_factory=deque)
-
-
-@dataclass(slots=True, eq=False)
-class Lane:
-    """`settling`: ended here but not yet in Redis; a page read meanwhile must not bring them back."""
-
-    partition: int
-    connection: str
-    gate: Gate
-    waiting: list[tuple[float, int]] = field(default_factory=list)
-    loaded: dict[int, Delivery] = field(default_factory=dict)
-    settling: set[int] = field(default_factory=set)
-    #: Requests without an answer yet, of whatever owner's time.
-    flying: set[int] = field(default_factory=set)
-    #: Redis has deliveries that memory does not know; asked for.
-    more: bool = False
-    asked: bool = False
-    #: Its place in the heap; another entry of it there is stale.
-    at: float = inf
-    blocked: bool = False
-
-    def knows(self, offset: int) -> bool:
-        return offset in self.loaded or offset in self.settling or offset in self.flying
+#: Before every due time.
+NOW = 0.0
 
 
 class Lanes:
-    """All lanes of a worker. `may_start(partition)`: whether its lease holds now."""
+    """All lanes of a worker. `may_start(partition)`: whether its lease holds now.
 
-    def __init__(self, may_start: Callable[[int], bool]) -> None:
-        self._may_start = may_start
+    `max_unsettled` bounds what a crash can repeat: requests in flight, and answered ones Redis has not
+    been told of yet.
+    """
+
+    def __init__(
+        self,
+        may_start: Callable[[int], bool],
+        max_unsettled: int = MAX_UNSETTLED,
+        max_loaded: int = MAX_LOADED,
+    ) -> None:
+        self._may_start, self._max_unsettled, self._max_loaded = may_start, max_unsettled, max_loaded
         self._lanes: dict[LaneKey, Lane] = {}
         self._gates: dict[str, Gate] = {}
         self._heap: list[tuple[float, int, Lane]] = []
         self._sequence = 0
         self._wanted: deque[LaneKey] = deque()
         self.in_flight = 0
+        self._settling = 0
 
     def __len__(self) -> int:
         """Deliveries in memory."""
@@ -93,11 +61,12 @@ class Lanes:
 
     def configure(self, limits: Mapping[str, int]) -> None:
         """The connections in force with their `max_in_flight`. One that is gone starts nothing more;
-        its deliveries stay pending."""
+        its deliveries stay pending.
+        """
         for name in self._gates.keys() | limits.keys():
             gate = self._gate(name)
             gate.max_in_flight = limits.get(name, 0)
-            self._unblock(gate, len(gate.blocked))
+            self._call_up(gate, len(gate.blocked))
 
     def pause(self, paused: Iterable[str]) -> None:
         """Exactly these connections are paused."""
@@ -107,7 +76,7 @@ class Lanes:
         for name, gate in self._gates.items():
             if gate.paused and name not in names:
                 gate.paused = False
-                self._unblock(gate, len(gate.blocked))
+                self._call_up(gate, len(gate.blocked))
 
     def stand(self, connection: str) -> None:
         """Start nothing more of it: an answer said that nothing can succeed."""
@@ -121,122 +90,133 @@ class Lanes:
     def accept(self, delivery: Delivery) -> None:
         """A new delivery, already in Redis."""
         lane = self._lane((delivery.partition, delivery.connection))
-        if len(lane.loaded) >= MAX_LOADED and not self._evict_later_than(lane, delivery.due):
+        if not lane.load(delivery):
             lane.more = True
-            return
-        self._load(lane, delivery)
+        self._look_after(lane)
 
     def page(self, key: LaneKey, deliveries: Iterable[Delivery], pending: int) -> None:
         """The lane's next deliveries by due time, as Redis has them, and how many it has in all."""
         lane = self._lane(key)
         lane.asked = False
         for delivery in deliveries:
-            if not lane.knows(delivery.offset) and len(lane.loaded) < MAX_LOADED:
-                self._load(lane, delivery)
-        lane.more = pending > len(lane.loaded) + len(lane.settling)
-        self._want(lane)
+            lane.load(delivery)
+        lane.more = pending > lane.known
+        self._look_after(lane)
 
     def refill(self, key: LaneKey) -> None:
-        """The lane has deliveries in Redis that memory does not know."""
-        lane = self._lane(key)
-        lane.more = True
-        self._want(lane)
+        """The lane has deliveries in Redis that memory does not know, perhaps due before those it does."""
+        self._ask(self._lane(key))
 
     def wanted(self) -> LaneKey | None:
-        """The next lane that needs a page."""
+        """The next lane that needs a page. It is not told again until it got one."""
         return self._wanted.popleft() if self._wanted else None
+
+    def still_wanted(self, key: LaneKey) -> None:
+        """Its page could not be read."""
+        self._wanted.appendleft(key)
 
     def start(self, now: float) -> Delivery | None:
         """The next delivery whose request may start now, counted as in flight."""
-        while self._heap and self._heap[0][0] <= now:
-            at, _, lane = heapq.heappop(self._heap)
-            if at != lane.at:
-                continue
-            lane.at = inf
-            delivery = self._startable(lane, now)
+        while self._heap and self._heap[0][0] <= now and not self._full:
+            lane = heapq.heappop(self._heap)[2]
+            lane.places.pop()
+            delivery = None if lane.blocked else self._startable(lane, now)
             if delivery is not None:
                 return delivery
         return None
 
     def next_due(self) -> float | None:
-        """When `start` may have something."""
-        return self._heap[0][0] if self._heap else None
+        """When `start` may have something; None also while only `settled` can make room."""
+        return self._heap[0][0] if self._heap and not self._full else None
 
     def ended(self, delivery: Delivery) -> None:
         """It reached its end; Redis is told by `settle`, and `settled` follows."""
         lane = self._landed(delivery)
-        if lane.loaded.pop(delivery.offset, None) is not None:
-            lane.settling.add(delivery.offset)
-        self._want(lane)
+        lane.loaded.pop(delivery.offset, None)
+        self._settle(lane, delivery.offset)
+        self._look_after(lane)
 
     def again(self, delivery: Delivery, due: float) -> bool:
-        """Try it again at `due`; False when the partition was given up meanwhile."""
+        """Try it again at `due`, as Redis is told next; False when the partition was given up meanwhile.
+
+        Where Redis has more of the lane, it makes room: what memory does not know may be due before.
+        """
         lane = self._landed(delivery)
         if lane.loaded.get(delivery.offset) is not delivery:
-            lane.more = True
-            self._want(lane)
+            self._ask(lane)
             return False
         delivery.due = due
-        heapq.heappush(lane.waiting, (due, delivery.offset))
-        self._queue(lane)
+        if lane.more:
+            del lane.loaded[delivery.offset]
+            self._settle(lane, delivery.offset)
+        else:
+            lane.wait(delivery)
+        self._look_after(lane)
         return True
+
+    def back(self, delivery: Delivery) -> None:
+        """It was not tried: it waits as before."""
+        lane = self._landed(delivery)
+        if lane.loaded.get(delivery.offset) is delivery:
+            lane.wait(delivery)
+            self._look_after(lane)
+        else:
+            self._ask(lane)
 
     def settled(self, key: LaneKey, offsets: Iterable[int]) -> None:
         """Redis has what became of these."""
         lane = self._lanes.get(key)
         if lane is not None:
+            before = len(lane.settling)
             lane.settling.difference_update(offsets)
+            self._settling -= before - len(lane.settling)
 
     def take_out(self, partition: int, matches: Callable[[Delivery], bool]) -> list[Delivery]:
-        """Remove waiting deliveries of a partition; those in flight stay."""
+        """Remove waiting deliveries of a partition; those in flight stay, marked as removed."""
         out: list[Delivery] = []
         for lane in self._lanes.values():
-            if lane.partition != partition:
-                continue
-            for _, offset in lane.waiting:
-                delivery = lane.loaded.get(offset)
-                if delivery is not None and matches(delivery):
-                    out.append(delivery)
-                    del lane.loaded[offset]
-                    lane.settling.add(offset)
-            lane.waiting = [item for item in lane.waiting if item[1] in lane.loaded]
-            heapq.heapify(lane.waiting)
+            if lane.partition == partition:
+                taken = lane.take_out(matches)
+                for delivery in taken:
+                    self._settle(lane, delivery.offset)
+                self._look_after(lane)
+                out += taken
         return out
 
     def drop(self, partition: int) -> None:
-        """Forget what waits of a partition. What is in flight is not started again while it flies."""
+        """Forget what waits of a partition. What is in flight or being settled is not started again."""
         for lane in self._lanes.values():
             if lane.partition == partition:
-                lane.waiting.clear()
-                lane.loaded.clear()
-                lane.settling.clear()
-                lane.more = lane.asked = False
+                lane.forget()
 
     def flying(self, partitions: Collection[int]) -> int:
         """Requests in flight of these partitions."""
         return sum(len(lane.flying) for lane in self._lanes.values() if lane.partition in partitions)
 
+    @property
+    def _full(self) -> bool:
+        return self.in_flight + self._settling >= self._max_unsettled
+
     def _startable(self, lane: Lane, now: float) -> Delivery | None:
+        """What a lane whose turn it is may start."""
         gate = lane.gate
-        if not lane.waiting:
-            return None
-        if gate.paused or gate.in_flight >= gate.max_in_flight:
+        if lane.waiting and gate.shut:
             gate.blocked.append(lane)
             lane.blocked = True
             return None
-        if not self._may_start(lane.partition):
-            self._push(lane, now + LEASE_PAUSE_S)
-            return None
-        due, offset = lane.waiting[0]
-        if max(due, gate.not_before) > now:
-            self._queue(lane)
-            return None
-        heapq.heappop(lane.waiting)
-        gate.in_flight += 1
-        self.in_flight += 1
-        lane.flying.add(offset)
-        self._queue(lane)
-        return lane.loaded[offset]
+        delivery = None
+        if lane.waiting and lane.due <= now:
+            if self._may_start(lane.partition):
+                delivery = lane.take()
+                gate.in_flight += 1
+                self.in_flight += 1
+            else:
+                self._push(lane, now + LEASE_PAUSE_S)
+        if delivery is None:
+            self._call_up(gate, 1)
+        if lane.waiting and (delivery is not None or lane.due > now):
+            self._push(lane, lane.due)
+        return delivery
 
     def _landed(self, delivery: Delivery) -> Lane:
         """Its request has an answer: the next of its connection may start."""
@@ -245,49 +225,40 @@ class Lanes:
         lane.gate.in_flight -= 1
         self.in_flight -= 1
         if not lane.gate.paused:
-            self._unblock(lane.gate, 1)
+            self._call_up(lane.gate, 1)
         return lane
 
-    def _load(self, lane: Lane, delivery: Delivery) -> None:
-        lane.loaded[delivery.offset] = delivery
-        heapq.heappush(lane.waiting, (delivery.due, delivery.offset))
-        self._queue(lane)
+    def _settle(self, lane: Lane, offset: int) -> None:
+        if offset not in lane.settling:
+            lane.settling.add(offset)
+            self._settling += 1
 
-    def _evict_later_than(self, lane: Lane, due: float) -> bool:
-        """Make room for a delivery due earlier than the last one that waits."""
-        if not lane.waiting or max(lane.waiting)[0] <= due:
-            return False
-        last = max(lane.waiting)
-        lane.waiting.remove(last)
-        heapq.heapify(lane.waiting)
-        del lane.loaded[last[1]]
-        lane.more = True
-        return True
-
-    def _want(self, lane: Lane) -> None:
-        if lane.more and not lane.asked and len(lane.loaded) < REFILL_BELOW:
-            lane.asked = True
-            self._wanted.append((lane.partition, lane.connection))
-
-    def _queue(self, lane: Lane) -> None:
-        """Put the lane where its next delivery is due, unless it stands there or earlier already."""
+    def _look_after(self, lane: Lane) -> None:
+        """After any change: its turn where it has work, a page where it runs low."""
         if lane.waiting and not lane.blocked:
-            at = max(lane.waiting[0][0], lane.gate.not_before)
-            if at < lane.at:
-                self._push(lane, at)
+            self._push(lane, lane.due)
+        if lane.more and len(lane.loaded) < self._max_loaded // REFILL_PART:
+            self._ask(lane)
+
+    def _ask(self, lane: Lane) -> None:
+        lane.more = True
+        if not lane.asked:
+            lane.asked = True
+            self._wanted.append(lane.key)
 
     def _push(self, lane: Lane, at: float) -> None:
-        self._sequence += 1
-        lane.at = at
-        heapq.heappush(self._heap, (at, self._sequence, lane))
+        """Give the lane its turn at `at`, unless it has one before. Later ones stay and count."""
+        if not lane.places or at < lane.places[-1]:
+            self._sequence += 1
+            lane.places.append(at)
+            heapq.heappush(self._heap, (at, self._sequence, lane))
 
-    def _unblock(self, gate: Gate, lanes: int) -> None:
-        """Let so many blocked lanes that have work try again, in the order they were blocked."""
-        while gate.blocked and lanes:
+    def _call_up(self, gate: Gate, lanes: int) -> None:
+        """Give so many blocked lanes their turn now, in the order they were blocked."""
+        for _ in range(min(lanes, len(gate.blocked))):
             lane = gate.blocked.popleft()
             lane.blocked = False
-            self._queue(lane)
-            lanes -= bool(lane.waiting)
+            self._push(lane, NOW)
 
     def _gate(self, name: str) -> Gate:
         return self._gates.setdefault(name, Gate(0))
@@ -295,5 +266,5 @@ class Lanes:
     def _lane(self, key: LaneKey) -> Lane:
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = Lane(*key, self._gate(key[1]))
+            lane = self._lanes[key] = Lane(*key, self._gate(key[1]), self._max_loaded)
         return lane

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -40,6 +42,12 @@ def event(name: str, **facts: Any) -> None:
 def trouble(name: str, **facts: Any) -> None:
     """Something an operator should look at."""
     structlog.get_logger().warning(name, **_bound, **facts)
+
+
+def where(error: BaseException | None) -> str:
+    """File and line an exception came from, without its text, which may repeat personal data."""
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
 
 
 def silent() -> logging.Logger:

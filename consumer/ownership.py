@@ -52,14 +52,16 @@ class Owned:
     confirmed: deque[tuple[float, int]] = field(default_factory=deque)
     backlog: deque[Record] = field(default_factory=deque)
     fenced_since: float | None = None
+    #: Records below it that had to be dead letters are.
+    buried: int = 0
 
-    def confirm(self, next_offset: int, now: float) -> None:
-        """Redis stands at `next_offset`; what it confirmed long enough ago is on disk."""
+    def confirm(self, next_offset: int, asked: float, answered: float) -> None:
+        """Redis stands at `next_offset`. What it had confirmed long enough before it was asked is on disk."""
         self.next_offset = next_offset
-        if not self.confirmed or now - self.confirmed[-1][0] >= CONFIRM_EVERY_S:
-            self.confirmed.append((now, next_offset))
-        while self.confirmed and now - self.confirmed[0][0] >= DURABLE_AFTER_S:
+        while self.confirmed and asked - self.confirmed[0][0] >= DURABLE_AFTER_S:
             self.durable = max(self.durable, self.confirmed.popleft()[1])
+        if not self.confirmed or answered - self.confirmed[-1][0] >= CONFIRM_EVERY_S:
+            self.confirmed.append((answered, next_offset))
 
     @property
     def witness(self) -> Witness:
@@ -132,14 +134,22 @@ class Ownership:
         self._half.drain(mine)
         for p in mine:
             owned = self.owned[p]
-            settle = self._half.settle(owned)
-            calls = [settle] if settle else []
             try:
-                self._store.calls([*calls, intake.give_back(self._keys, p, owned.epoch)])
+                self._settle_all(owned)
+                self._store.call(intake.give_back(self._keys, p, owned.epoch))
             except (StoreUnavailable, StoreRefused):
                 # The lease ends by itself; what is unsettled is sent again under its key.
                 log.trouble("partition.not_given_back", partition=p)
             self._drop(p)
+
+    def _settle_all(self, owned: Owned) -> None:
+        while (call := self._half.settle(owned)) is not None:
+            sent = time.monotonic()
+            reply = self._store.call(call)
+            self._half.settled(owned, reply)
+            if reply[0] != b"OK":
+                return
+            owned.lease_until = sent + intake.LEASE_MS / 1000
 
     def lost(self, partitions: list[int]) -> None:
         """The group went on without us: write nothing."""

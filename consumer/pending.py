@@ -9,7 +9,8 @@ from typing import Any
 from consumer.frozen import thaw
 from consumer.intake import LEASE_MS
 from consumer.keys import Keys
-from consumer.lanes import MAX_LOADED, Delivery, LaneKey
+from consumer.lane import Delivery, LaneKey
+from consumer.lanes import MAX_LOADED
 from consumer.store import Argument, Call, Script, Store, text
 
 SETTLE = Script("consumer", "settle")
@@ -63,8 +64,11 @@ def lanes_of(store: Store, keys: Keys, partition: int) -> list[str]:
     return [text(name) for name in store.command("SMEMBERS", f"{keys.prefix(partition)}lanes")]
 
 
-def page(store: Store, keys: Keys, key: LaneKey, known: int) -> tuple[list[Delivery], int]:
-    """The next deliveries of a lane by due time, and how many it has in all.
+def page(
+    store: Store, keys: Keys, key: LaneKey, epoch: int, known: int
+) -> tuple[list[Delivery], int] | None:
+    """The next deliveries of a lane by due time, and how many it has in all; None where `epoch` is not
+    the owner's any more: a new owner may have accepted what the page shows, and started it.
 
     `known`: so many of the earliest may be in memory already, and are fetched on top.
     """
@@ -77,15 +81,26 @@ def page(store: Store, keys: Keys, key: LaneKey, known: int) -> tuple[list[Deliv
     if not pairs:
         return [], int(pending)
     offsets = [offset for offset, _ in pairs]
-    bodies, attempts = store.commands(
-        [("HMGET", f"{lane}:body", *offsets), ("HMGET", f"{lane}:attempts", *offsets)]
+    bodies, attempts, owner = store.commands(
+        [
+            ("HMGET", f"{lane}:body", *offsets),
+            ("HMGET", f"{lane}:attempts", *offsets),
+            ("HGET", keys.head(partition), "epoch"),
+        ]
     )
+    if int(owner or 0) != epoch:
+        return None
     found = [
-        Delivery(partition, connection, int(offset), score / 1000, int(tried or 0), body)
+        _delivery(key, int(offset), score, int(tried or 0), body)
         for (offset, score), body, tried in zip(pairs, bodies, attempts, strict=True)
         if body is not None
     ]
     return found, int(pending)
+
+
+def _delivery(key: LaneKey, offset: int, due_ms: float, attempts: int, raw: bytes) -> Delivery:
+    frozen = thaw(raw)
+    return Delivery(*key, offset, due_ms / 1000, attempts, raw, frozen.referral_id, frozen.revision)
 
 
 def removals_since(store: Store, keys: Keys, partition: int, sequence: int) -> tuple[dict[str, Mark], int]:
@@ -113,9 +128,8 @@ def marks(store: Store, keys: Keys, partition: int, referral_ids: Sequence[str])
 
 def removed(delivery: Delivery, known: Mapping[str, Mark]) -> bool:
     """Whether a mark among `known` removes the delivery. Pure."""
-    frozen = thaw(delivery.raw)
-    mark = known.get(frozen.referral_id)
-    return mark is not None and mark.removes(frozen.revision)
+    mark = known.get(delivery.referral_id)
+    return mark is not None and mark.removes(delivery.revision)
 
 
 def _mark(value: str) -> Mark:

@@ -12,19 +12,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from consumer import metrics
 from consumer.connection_sets import StoredSet
 from consumer.crm import BY_KIND
-from consumer.ending import ended
 from consumer.frozen import Frozen, thaw
 from consumer.intake import LEASE_MS, Entry, LaneTarget, Verdict, WindowTarget
 from consumer.keys import Keys
-from consumer.lanes import MAX_LOADED, Delivery, LaneKey, Lanes
+from consumer.lane import Delivery, LaneKey
+from consumer.lanes import MAX_LOADED, Lanes
 from consumer.ownership import Owned
 from consumer.pending import Fact, Mark, Reschedule, lanes_of, marks, page, removals_since, removed, settle
 from consumer.route import AnyConnection
 from consumer.sender import Outgoing, Sender
-from consumer.store import Call, Reply, Store, text
+from consumer.service import Stop
+from consumer.store import Call, Reply, Store, StoreRefused, StoreUnavailable, text
 from consumer.stream import Record
 from schemas.connection import HttpConnection
-from schemas.delivery import Outcome, delivery_id
+from schemas.delivery import delivery_id
 from schemas.referral import Referral
 
 #: Facts and reschedules in one script call: some ten milliseconds of Redis at most.
@@ -52,12 +53,12 @@ class Push:
         self._halted: set[int] = set()
         self._out: dict[int, Outgoing] = {}
         self._unsettled: dict[int, tuple[list[Fact], list[Reschedule]]] = {}
-        #: Partitions whose inherited deliveries wait for a former owner's lease: first offset of ours.
-        self._inherit: dict[int, int] = {}
+        #: Partitions whose inherited deliveries wait for a former owner's lease.
+        self._inherit: set[int] = set()
         self._seen_marks: dict[int, int] = {}
         self._paused_at = 0.0
-        self._lanes = Lanes(self._may_start)
-        self.sender = Sender(self._lanes, self._outgoing, max_in_flight)
+        self._lanes = Lanes(self._may_start, max_in_flight)
+        self.sender = Sender(self._lanes, self._outgoing)
 
     def targets(
         self, referral: Referral, record: Record, connections: Sequence[AnyConnection]
@@ -73,13 +74,13 @@ class Push:
     def owned(self, owned: Owned) -> None:
         self._owned[owned.partition] = owned
         self._halted.discard(owned.partition)
-        self._inherit[owned.partition] = owned.next_offset
+        self._inherit.add(owned.partition)
         self._seen_marks[owned.partition] = owned.marks
         self.sender.call(self._lanes.drop, owned.partition)
 
     def gone(self, partition: int) -> None:
         self._owned.pop(partition, None)
-        self._inherit.pop(partition, None)
+        self._inherit.discard(partition)
         self.sender.call(self._lanes.drop, partition)
 
     def drain(self, partitions: Sequence[int]) -> None:
@@ -101,9 +102,9 @@ class Push:
             for target in entry.targets:
                 if isinstance(target, WindowTarget):
                     continue
-                delivery = Delivery(
-                    owned.partition, target.connection, entry.offset, target.due_ms / 1000, 0, target.body
-                )
+                place = (owned.partition, target.connection, entry.offset)
+                ids = (entry.referral_id, entry.revision)
+                delivery = Delivery(*place, target.due_ms / 1000, 0, target.body, *ids)
                 (deliveries if verdict == Verdict.ACCEPTED else withdrawn).append(delivery)
         if deliveries:
             self.sender.call(self._accept, deliveries)
@@ -111,12 +112,7 @@ class Push:
             self.sender.call(self._withdraw, withdrawn)
 
     def settle(self, owned: Owned) -> Call | None:
-        facts, later = self._unsettled.setdefault(owned.partition, ([], []))
-        out = self._outgoing(owned.partition)
-        while out.facts and len(facts) < MAX_SETTLE:
-            facts.append(out.facts.popleft())
-        while out.later and len(later) < MAX_SETTLE:
-            later.append(out.later.popleft())
+        facts, later = self._taken(owned.partition)
         renew = owned.lease_until - time.monotonic() < LEASE_MS / 1000 - RENEW_AFTER_S
         if not (facts or later or renew):
             return None
@@ -125,8 +121,13 @@ class Push:
     def settled(self, owned: Owned, reply: Reply) -> None:
         self._written(owned.partition)
         owned.marks = int(reply[2])
+        # A Redis that went back counts its marks from there.
+        seen = self._seen_marks.get(owned.partition, 0)
+        self._seen_marks[owned.partition] = min(seen, owned.marks)
 
     def after(self, store: Store) -> None:
+        if self.sender.failure is not None:
+            raise Stop(self.sender.failure)
         self._orphans(store)
         self._discover(store)
         for partition, owned in self._owned.items():
@@ -136,8 +137,11 @@ class Push:
             key = self._lanes.wanted()
             if key is None:
                 break
-            if key[0] in self._owned:
+            if key[0] in self._owned and key[0] not in self._inherit:
                 self._page(store, key)
+            else:
+                # Nothing to read now: what is there is discovered, or somebody else's.
+                self.sender.call(self._lanes.page, key, (), 0)
         if time.monotonic() >= self._paused_at:
             self._paused_at = time.monotonic() + PAUSED_EVERY_S
             self._pauses(store)
@@ -161,11 +165,23 @@ class Push:
     def _outgoing(self, partition: int) -> Outgoing:
         return self._out.setdefault(partition, Outgoing())
 
+    def _taken(self, partition: int) -> tuple[list[Fact], list[Reschedule]]:
+        """What Redis is to be told next. It is kept until `_written`."""
+        facts, later = self._unsettled.setdefault(partition, ([], []))
+        out = self._outgoing(partition)
+        while out.facts and len(facts) < MAX_SETTLE:
+            facts.append(out.facts.popleft())
+        while out.later and len(later) < MAX_SETTLE:
+            later.append(out.later.popleft())
+        return facts, later
+
     def _written(self, partition: int) -> None:
-        facts, _ = self._unsettled.pop(partition, ([], []))
+        facts, later = self._unsettled.pop(partition, ([], []))
         by_lane: dict[str, list[int]] = {}
-        for fact in facts:
-            by_lane.setdefault(fact.connection, []).append(fact.offset)
+        told = [(fact.connection, fact.offset) for fact in facts]
+        told += [(reschedule.connection, reschedule.offset) for reschedule in later]
+        for connection, offset in told:
+            by_lane.setdefault(connection, []).append(offset)
         for connection, offsets in by_lane.items():
             self.sender.call(self._lanes.settled, (partition, connection), offsets)
 
@@ -174,12 +190,10 @@ class Push:
         for partition, out in list(self._out.items()):
             if partition in self._owned:
                 continue
-            out.later.clear()
-            facts, _ = self._unsettled.setdefault(partition, ([], []))
-            while out.facts and len(facts) < MAX_SETTLE:
-                facts.append(out.facts.popleft())
+            facts, later = self._taken(partition)
             if facts:
                 store.call(settle(self._keys, partition, NOBODY, facts, []))
+            if facts or later:
                 self._written(partition)
 
     def _discover(self, store: Store) -> None:
@@ -188,7 +202,7 @@ class Push:
         for partition in [p for p in self._inherit if now >= self._owned[p].inherit_at]:
             for connection in lanes_of(store, self._keys, partition):
                 self.sender.call(self._lanes.refill, (partition, connection))
-            del self._inherit[partition]
+            self._inherit.discard(partition)
 
     def _remove(self, store: Store, partition: int) -> None:
         known, self._seen_marks[partition] = removals_since(
@@ -197,26 +211,33 @@ class Push:
         self.sender.call(self._take_out, partition, known)
 
     def _page(self, store: Store, key: LaneKey) -> None:
-        deliveries, pending = page(store, self._keys, key, MAX_LOADED)
-        ours_from = self._inherit.get(key[0], 0)
-        deliveries = [delivery for delivery in deliveries if delivery.offset >= ours_from]
-        if self._owned[key[0]].marks:
-            ids = [thaw(delivery.raw).referral_id for delivery in deliveries]
+        try:
+            found = page(store, self._keys, key, self._owned[key[0]].epoch, MAX_LOADED)
+            if found is None:
+                return
+            deliveries, pending = found
+            ids = [delivery.referral_id for delivery in deliveries] if self._owned[key[0]].marks else []
             known = marks(store, self._keys, key[0], ids)
-            gone = [delivery for delivery in deliveries if removed(delivery, known)]
-            if gone:
-                self.sender.call(self._withdraw, gone)
-                deliveries = [delivery for delivery in deliveries if delivery not in gone]
+        except StoreUnavailable:
+            self._lanes.still_wanted(key)
+            raise
+        gone = [delivery for delivery in deliveries if removed(delivery, known)]
+        if gone:
+            self.sender.call(self._withdraw, gone)
+            deliveries = [delivery for delivery in deliveries if not removed(delivery, known)]
         self.sender.call(self._lanes.page, key, deliveries, pending)
 
     def _pauses(self, store: Store) -> None:
         while self.sender.pauses:
             connection, reason = self.sender.pauses[0]
-            store.command("HSETNX", self._keys.paused, connection, reason)
+            try:
+                store.command("HSETNX", self._keys.paused, connection, reason)
+            except StoreRefused:
+                break  # Redis is full: the pause holds in memory until it can be written
             self.sender.pauses.popleft()
         paused = [text(name) for name in store.command("HKEYS", self._keys.paused)]
         metrics.PAUSED.set(len(paused))
-        self.sender.call(self._observe, paused + [name for name, _ in list(self.sender.pauses)])
+        self.sender.call(self._observe, paused)
 
     # Inside the loop.
 
@@ -225,7 +246,7 @@ class Push:
             self._lanes.accept(delivery)
 
     def _observe(self, paused: Sequence[str]) -> None:
-        self._lanes.pause(paused)
+        self._lanes.pause([*paused, *(name for name, _ in self.sender.pauses)])
         metrics.PENDING.set(len(self._lanes))
         metrics.IN_FLIGHT.set(self._lanes.in_flight)
         oldest = self._lanes.oldest()
@@ -237,6 +258,4 @@ class Push:
     def _withdraw(self, deliveries: Collection[Delivery]) -> None:
         now = time.time()
         for delivery in deliveries:
-            frozen = thaw(delivery.raw)
-            end = ended(frozen, delivery.connection, Outcome.WITHDRAWN, delivery.attempts, now)
-            self.sender.fact(delivery, frozen, end.outcome, end.entry, now)
+            self.sender.withdraw(delivery, thaw(delivery.raw), now)

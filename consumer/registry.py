@@ -7,9 +7,11 @@ poison record ask for it for ever. An unreachable registry is no verdict on the 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import httpx
-from confluent_kafka.schema_registry import Schema as Registered, SchemaRegistryClient
+from confluent_kafka.schema_registry import Schema as Registered
+from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from consumer import log
@@ -23,13 +25,16 @@ PAUSE_S = 1.0
 MAX_KEPT = 1_024
 #: An id that was not there is asked for again after this.
 UNKNOWN_S = 30.0
+#: The registry's own code for a schema id it does not have.
+UNKNOWN_SCHEMA = 40403
 
 
 class Registry:
     """Finds writer schemas; callable as `schemas.referral.SchemaById`."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, pause: Callable[[float], bool]) -> None:
+        """`pause`: wait so many seconds; true when told to stop meanwhile."""
+        self._pause = pause
         self._client = SchemaRegistryClient({"url": url, "timeout": 5, "max.retries": 0})
         self._known: dict[int, Schema] = {}
         self._unknown: dict[int, float] = {}
@@ -53,7 +58,8 @@ class Registry:
             try:
                 answer = self._client.get_schema(schema_id)
             except SchemaRegistryError as error:
-                if error.http_status_code == httpx.codes.NOT_FOUND:
+                # A bare 404 is another server's, or another path's: no verdict on any record.
+                if error.error_code == UNKNOWN_SCHEMA:
                     if len(self._unknown) >= MAX_KEPT:
                         self._unknown.clear()
                     self._unknown[schema_id] = time.monotonic() + UNKNOWN_S
@@ -61,6 +67,8 @@ class Registry:
                 why = f"HTTP {error.http_status_code}"
             except httpx.HTTPError as error:
                 why = type(error).__name__
+            except (ValueError, TypeError, KeyError, AttributeError):
+                why = "what answers is no Schema Registry"
             else:
                 if answer.schema_type != "AVRO" or answer.schema_str is None:
                     raise Undecodable(f"schema {schema_id} is not an Avro schema")
@@ -68,7 +76,8 @@ class Registry:
             if time.monotonic() > deadline:
                 raise Stop(f"the Schema Registry does not answer ({why}): check REFERRALS_SCHEMA_REGISTRY")
             log.trouble("registry.unreachable", reason=why)
-            time.sleep(PAUSE_S)
+            if self._pause(PAUSE_S):
+                raise Stop(f"told to stop while the Schema Registry does not answer ({why})")
 
 
 def register(url: str, subject: str, schema: str) -> int:
@@ -76,15 +85,17 @@ def register(url: str, subject: str, schema: str) -> int:
 
     Looked up first: where only others may register, that they did is enough.
     """
-    client = SchemaRegistryClient({"url": url, "timeout": 5, "max.retries": 0})
     wanted = Registered(schema, "AVRO")
     try:
-        try:
-            return int(client.lookup_schema(subject, wanted).schema_id)
-        except SchemaRegistryError as error:
-            if error.http_status_code != httpx.codes.NOT_FOUND:
-                raise
-        return int(client.register_schema(subject, wanted))
+        with SchemaRegistryClient({"url": url, "timeout": 5, "max.retries": 0}) as client:
+            found: int | None
+            try:
+                found = client.lookup_schema(subject, wanted).schema_id
+            except SchemaRegistryError as error:
+                if error.http_status_code != httpx.codes.NOT_FOUND:
+                    raise
+                found = None
+            return int(client.register_schema(subject, wanted)) if found is None else found
     except SchemaRegistryError as error:
         why = f"HTTP {error.http_status_code}, code {error.error_code}"
         if error.http_status_code >= httpx.codes.INTERNAL_SERVER_ERROR:

@@ -102,8 +102,11 @@ def run(
     """Read, take and hand over until told to stop. Raises Stop."""
     settings = ground.settings
     metrics.start(range(ground.layout.partitions))
-    adopt_files(ground)
-    registry = Registry(settings.schema_registry) if settings.schema_registry else None
+    try:
+        adopt_files(ground)
+    except (NotAcknowledged, StoreUnavailable, StoreRefused) as error:
+        raise Stop(f"the connections folder could not be put in force: {error}; start again") from error
+    registry = Registry(settings.schema_registry, service.stopping.wait) if settings.schema_registry else None
     planner = Planner(name, ground.layout.fingerprint_key, whole, targets, registry)
     owner = f"{socket.gethostname()}-{os.getpid()}"
     stopping = service.stopping
@@ -134,12 +137,15 @@ def run(
             for helper in helpers:
                 if helper.failure:
                     raise Stop(helper.failure)
+        worker.commit(stream)
         mine = list(ownership.owned)
         ownership.revoked(mine)
         _relay_rest(ground, mine)
     except (StreamFailed, TopicTrouble) as error:
         raise Stop(str(error)) from error
     except StoreUnavailable as error:
+        if not stopping.is_set():
+            raise Stop(f"{error}: check REFERRALS_REDIS and start again") from error
         log.trouble("redis.unavailable_at_stop", reason=str(error))
     finally:
         stopping.set()

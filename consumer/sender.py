@@ -16,11 +16,13 @@ from typing import Any, assert_never
 
 from consumer import log, metrics
 from consumer.crm import BY_KIND
-from consumer.crm.answers import Answer, Pause
-from consumer.ending import Ended, Later, Stand, conclude, label
+from consumer.crm.answers import Answer, Pause, Retry
+from consumer.ending import Ended, Later, Stand, conclude, ended, label
 from consumer.frozen import Frozen, thaw
 from consumer.http_client import HttpClient
-from consumer.lanes import Delivery, Lanes
+from consumer.lane import Delivery
+from consumer.lanes import Lanes
+from consumer.log import where
 from consumer.pending import Fact, Reschedule
 from consumer.secrets import Secrets
 from schemas.connection import HttpConnection
@@ -41,16 +43,18 @@ class Outgoing:
 class Sender:
     """`lanes` and everything else here is touched only inside the loop."""
 
-    def __init__(self, lanes: Lanes, outgoing: Callable[[int], Outgoing], max_in_flight: int) -> None:
-        self._lanes, self._outgoing, self._max = lanes, outgoing, max_in_flight
+    def __init__(self, lanes: Lanes, outgoing: Callable[[int], Outgoing]) -> None:
+        self._lanes, self._outgoing = lanes, outgoing
         self._secrets = Secrets()
         self._connections: Mapping[str, HttpConnection] = {}
-        self._running = 0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         #: Connections an answer paused, with the reason; the worker makes it durable.
         self.pauses: deque[tuple[str, str]] = deque()
+        #: What broke in here, for the worker to stop by: a defect must not lose a delivery unseen.
+        self.failure: str | None = None
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(self._broken)
         self._thread = threading.Thread(target=self._run_loop, name="requests", daemon=True)
 
     def start(self) -> None:
@@ -93,47 +97,54 @@ class Sender:
 
     def _pump(self) -> None:
         """Start senders while there is work for them, and wake up for the next."""
-        while self._running < self._max:
-            delivery = self._lanes.start(time.time())
-            if delivery is None:
-                break
-            self._running += 1
+        while (delivery := self._lanes.start(time.time())) is not None:
             task = self._loop.create_task(self._send(delivery))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._sent)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         due = self._lanes.next_due()
-        if due is not None and self._running < self._max:
+        if due is not None:
             self._timer = self._loop.call_later(max(0.0, due - time.time()), self._pump)
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._broken(self._loop, {"exception": error})
+
+    def _broken(self, _loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        error = context.get("exception")
+        self.failure = f"requests: {type(error).__name__} at {where(error)}: a defect, please report it"
 
     async def _send(self, first: Delivery) -> None:
         delivery: Delivery | None = first
-        try:
-            while delivery is not None:
-                await self._attempt(delivery)
-                delivery = self._lanes.start(time.time())
-        finally:
-            self._running -= 1
-            metrics.IN_FLIGHT.set(self._lanes.in_flight)
+        while delivery is not None:
+            await self._attempt(delivery)
+            delivery = self._lanes.start(time.time())
         self._pump()
 
     async def _attempt(self, delivery: Delivery) -> None:
         connection = self._connections.get(delivery.connection)
         if connection is None:
             # Its file is gone since it was started: it stays pending for the day it comes back.
-            self._lanes.again(delivery, delivery.due)
+            self._lanes.back(delivery)
             return
         frozen = thaw(delivery.raw)
+        try:
+            answer = await self._answer(connection, frozen)
+        except Exception as error:  # noqa: BLE001 - a defect met by one delivery must not stop the others
+            log.trouble("delivery.failed", delivery_id=frozen.delivery_id, at=where(error))
+            answer = Retry(f"a defect here: {type(error).__name__}", unknown=True)
+        self._conclude(delivery, frozen, connection, answer)
+
+    async def _answer(self, connection: HttpConnection, frozen: Frozen) -> Answer:
         crm = BY_KIND[connection.kind]
         request = crm.request(connection, self._secrets, frozen.delivery_id, frozen.body, time.monotonic())
-        answer: Answer
         if isinstance(request, Pause):
-            answer = request
-        else:
-            answer = crm.classify(connection, await self._http.send(request), time.time())
-        self._conclude(delivery, frozen, connection, answer)
+            return request
+        return crm.classify(connection, await self._http.send(request), time.time())
 
     def _conclude(self, delivery: Delivery, frozen: Frozen, connection: HttpConnection, answer: Answer) -> None:
         now = time.time()
@@ -155,8 +166,12 @@ class Sender:
             reason=getattr(answer, "reason", None),
         )
         match decision:
+            case Later() | Stand() if delivery.removed:
+                self._lanes.ended(delivery)
+                self.withdraw(delivery, frozen, now)
             case Ended(outcome, entry):
-                self.end(delivery, frozen, outcome, entry, now)
+                self._lanes.ended(delivery)
+                self._fact(delivery, frozen, outcome, entry, now)
                 if outcome is Outcome.DELIVERED:
                     metrics.LATENCY.observe(max(0.0, now - frozen.produced_at_us / 1e6))
             case Later(due, quiet_until):
@@ -169,17 +184,17 @@ class Sender:
                     metrics.AMBIGUOUS.labels("crm").inc()
             case Stand(reason):
                 self._lanes.stand(delivery.connection)
-                self._lanes.again(delivery, delivery.due)
+                self._lanes.back(delivery)
                 self.pauses.append((delivery.connection, reason))
             case _:
                 assert_never(decision)
 
-    def end(self, delivery: Delivery, frozen: Frozen, outcome: Outcome, entry: bytes, now: float) -> None:
-        """In the loop: the delivery has ended so; Redis is told next."""
-        self._lanes.ended(delivery)
-        self.fact(delivery, frozen, outcome, entry, now)
+    def withdraw(self, delivery: Delivery, frozen: Frozen, now: float) -> None:
+        """In the loop: a removal ended it; Redis is told next."""
+        end = ended(frozen, delivery.connection, Outcome.WITHDRAWN, delivery.attempts, now)
+        self._fact(delivery, frozen, end.outcome, end.entry, now)
 
-    def fact(self, delivery: Delivery, frozen: Frozen, outcome: Outcome, entry: bytes, now: float) -> None:
+    def _fact(self, delivery: Delivery, frozen: Frozen, outcome: Outcome, entry: bytes, now: float) -> None:
         self._outgoing(delivery.partition).facts.append(Fact(delivery.connection, delivery.offset, entry))
         metrics.ENDED.labels(outcome).inc()
         metrics.AGE.observe(max(0.0, now - frozen.produced_at_us / 1e6))

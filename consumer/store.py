@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -20,6 +20,15 @@ from redis.retry import Retry
 SOCKET_TIMEOUT_S = 5.0
 #: WAITAOF under `appendfsync everysec` takes about a second; over this, durability is in doubt.
 BARRIER_TIMEOUT_MS = 5_000
+
+#: Disk trouble, and fewer replicas than a write must reach: both before the write.
+_REFUSALS = ("OOM", "MISCONF", "NOREPLICAS")
+_NOT_READY = (
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ClusterDownError,
+)
 
 Argument = str | bytes | int | float
 Reply = list[bytes]
@@ -33,8 +42,8 @@ class StoreRefused(Exception):  # noqa: N818
     """Redis answered with a refusal (out of memory, disk trouble); the call had no effect."""
 
 
-class NotDurable(Exception):  # noqa: N818
-    """The barrier was not reached in time: what was written may be lost with Redis."""
+class NotDurable(StoreUnavailable):
+    """The barrier was not reached: what was written may be lost with Redis, so write it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +83,20 @@ class Store:
         self._append_only = append_only
         self._replicas = replicas
         self._hashes: dict[Script, str] = {}
+        #: The connection in use by number, and the one everything before the last barrier went over.
+        self._connection, self._connection_then = 0, 1
         self._redis = redis.Redis.from_url(
             url,
-            single_connection_client=True,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
             socket_keepalive=True,
+            redis_connect_func=self._connected,
         )
+
+    def _connected(self, connection: Any) -> None:
+        self._connection += 1
+        connection.on_connect()
 
     def close(self) -> None:
         self._redis.close()
@@ -94,33 +109,37 @@ class Store:
         """Run scripts in one round trip, in order, each atomic by itself. Raises StoreRefused as well:
         then some of them may have been applied, which a repeat finds out.
         """
-        try:
-            return self._evalsha(calls)
-        except redis.exceptions.NoScriptError:
-            # The cache is volatile. Calls before the missing one are applied; repeats are harmless.
-            self._hashes.clear()
-            try:
-                return self._evalsha(calls)
-            except redis.RedisError as error:
-                raise _translated(error) from error
-        except redis.RedisError as error:
-            raise _translated(error) from error
+        return _unrefused(self.each(calls))
 
-    def _evalsha(self, calls: Sequence[Call]) -> list[Reply]:
-        for script in {call.script for call in calls} - self._hashes.keys():
-            self._hashes[script] = str(self._redis.script_load(script.source()))
-        pipeline = self._redis.pipeline(transaction=False)
-        for call in calls:
-            pipeline.evalsha(self._hashes[call.script], 1, call.key, *call.args)
-        return cast("list[Reply]", pipeline.execute())
+    def each(self, calls: Sequence[Call]) -> list[Reply | StoreRefused]:
+        """As `calls`, for callers that go on with those that were not refused."""
+        replies = self._evalsha(calls)
+        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+            # The cache is volatile. The other calls are applied; repeats are harmless.
+            self._hashes.clear()
+            replies = self._evalsha(calls)
+        return [_reply(reply) for reply in replies]
+
+    def _evalsha(self, calls: Sequence[Call]) -> list[Any]:
+        unknown = list({call.script for call in calls} - self._hashes.keys())
+        loaded = self.commands([("SCRIPT", "LOAD", script.source()) for script in unknown])
+        self._hashes.update(zip(unknown, map(text, loaded), strict=True))
+        return self._replies([("EVALSHA", self._hashes[c.script], 1, c.key, *c.args) for c in calls])
 
     def commands(self, commands: Iterable[Sequence[Argument]]) -> list[Any]:
-        """Plain commands in one round trip: reads, and writes whose repetition changes nothing."""
+        """Plain commands in one round trip: reads, and writes whose repetition changes nothing.
+
+        Raises StoreRefused as well, with some of them carried out.
+        """
+        return _unrefused([_reply(reply) for reply in self._replies(commands)])
+
+    def _replies(self, commands: Iterable[Sequence[Argument]]) -> list[Any]:
+        """One round trip; errors that Redis answered stand among the replies."""
         pipeline = self._redis.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
         try:
-            return pipeline.execute()
+            return pipeline.execute(raise_on_error=False)
         except redis.RedisError as error:
             raise _translated(error) from error
 
@@ -136,11 +155,18 @@ class Store:
         return [_texts(reply) for reply in self.commands([("HGETALL", key) for key in keys])]
 
     def barrier(self) -> None:
-        """Return once everything this connection wrote is on disk. Raises NotDurable."""
+        """Return once everything written since the last barrier is on disk. Raises NotDurable.
+
+        A connection made anew since then knows nothing of what was written before: Redis may have died in
+        between, and lost it.
+        """
         local = 1 if self._append_only else 0
         if not local and not self._replicas:
             return
         reply = self.command("WAITAOF", local, self._replicas, BARRIER_TIMEOUT_MS)
+        then, self._connection_then = self._connection_then, self._connection
+        if then != self._connection:
+            raise NotDurable("the connection to Redis broke after something was written")
         if int(reply[0]) < local or int(reply[1]) < self._replicas:
             raise NotDurable(f"Redis did not confirm the write to disk within {BARRIER_TIMEOUT_MS} ms")
 
@@ -163,13 +189,27 @@ def _texts(reply: Any) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in pairs}
 
 
+def _reply(reply: Any) -> Any:
+    """A reply, or the refusal that stands for it. Raises what is no answer to this call."""
+    error = _translated(reply) if isinstance(reply, redis.RedisError) else None
+    if error is not None and not isinstance(error, StoreRefused):
+        raise error from reply
+    return reply if error is None else error
+
+
+def _unrefused(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, StoreRefused):
+            raise reply
+    return replies
+
+
 def _translated(error: redis.RedisError) -> Exception:
-    if isinstance(error, redis.exceptions.BusyLoadingError | redis.exceptions.ReadOnlyError):
-        return StoreUnavailable(f"Redis is not ready: {error}")
+    why = str(error).partition("\n")[0][:120]
+    if isinstance(error, redis.exceptions.OutOfMemoryError) or why.startswith(_REFUSALS):
+        return StoreRefused(f"Redis refused the write: {why}")
+    if isinstance(error, _NOT_READY):
+        return StoreUnavailable(f"Redis is not ready: {why}")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return StoreUnavailable(f"Redis did not answer: {type(error).__name__}")
-    if isinstance(error, redis.exceptions.OutOfMemoryError) or str(error).startswith(("OOM", "MISCONF")):
-        return StoreRefused(f"Redis refused the write: {str(error).splitlines()[0][:120]}")
-    if str(error).startswith(("TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN")):
-        return StoreUnavailable(f"Redis is not ready: {str(error).splitlines()[0][:120]}")
     return error

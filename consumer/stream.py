@@ -26,6 +26,8 @@ QUEUED_KBYTES = 16_384
 MAX_POLL_INTERVAL_MS = 300_000
 #: Broker look-ups inside a rebalance.
 BROKER_TIMEOUT_S = 10.0
+#: What librdkafka would go on asking for in silence.
+_NOT_ALLOWED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 #: Reading a topic to its end gives up when the broker says nothing for so long.
 SILENCE_S = 30.0
 
@@ -195,7 +197,7 @@ class Stream:
             raise StreamFailed(
                 f"topic {self._topic} is not there (any more): check its name, or run `referrals init`"
             )
-        if error.fatal():
+        if error.fatal() or code in _NOT_ALLOWED:
             raise StreamFailed(f"Kafka: {error.str()}")
         return False
 

@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPa
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from consumer.log import silent
+from consumer.service import Stop
 
 #: Admin requests end in any case.
 TIMEOUT_S = 15.0
@@ -61,11 +62,14 @@ class Admin:
     """Raises TopicTrouble from every method."""
 
     def __init__(self, bootstrap: str, config: Mapping[str, Any]) -> None:
+        """Raises Stop where librdkafka does not take `config`."""
         self._bootstrap = bootstrap
         try:
             self._admin = AdminClient({**config, "bootstrap.servers": bootstrap}, logger=silent())
         except KafkaException as error:
-            raise TopicTrouble(f"REFERRALS_KAFKA_CONFIG: {error.args[0].str()}") from error
+            # What stands behind the property's name may be its value.
+            what = str(error.args[0].str()).partition('": ')[0]
+            raise Stop(f"REFERRALS_KAFKA_CONFIG: {what}") from None
 
     def describe(self, topic: str) -> Description | None:
         """None where the topic does not exist."""

@@ -34,7 +34,8 @@ DEAD_LETTER_PATIENCE_S = 120.0
 #: Fenced for so long without a rebalance: two deployments share one Redis and prefix.
 FENCED_PATIENCE_S = 150.0
 COMMIT_EVERY_S = 1.0
-RELOAD_EVERY_S = 1.0
+#: An idle owner asks so often for the set in force and where Redis stands.
+LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Worker:
         self._keys, self._topics, self._partitions = keys, topics, partitions
         self._planner, self._half, self._ownership = planner, half, ownership
         self._owned = ownership.owned
-        self._commit_at = self._reload_at = 0.0
+        self._commit_at = self._look_at = 0.0
         self._refused_since: float | None = None
         self._load_set()
 
@@ -73,27 +74,50 @@ class Worker:
         """Raises Stop, StreamFailed, and StoreUnavailable when told to stop while Redis is away."""
         self._service.health.beat()
         now = time.monotonic()
-        if now >= self._reload_at:
-            self._reload_at = now + RELOAD_EVERY_S
-            self._reload()
-        waiting = any(owned.backlog for owned in self._owned.values())
-        self._sort_in(stream.poll(0 if waiting else POLL_S, intake.MAX_BATCH))
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY_S
+            self._look(stream)
+        waiting = sum(len(owned.backlog) for owned in self._owned.values())
+        # At least one, since only a poll serves a rebalance: what Redis refuses does not pile up here.
+        self._sort_in(stream.poll(0 if waiting else POLL_S, max(1, intake.MAX_BATCH - waiting)))
         self._persist(stream)
         patiently(self._service.stopping.is_set, lambda: self._half.after(self._store))
         if now >= self._commit_at:
             self._commit_at = now + COMMIT_EVERY_S
-            stream.commit({p: owned.witness for p, owned in self._owned.items()})
-            self._observe(stream, now)
+            self.commit(stream)
+            self._observe(stream)
 
-    def _reload(self) -> None:
-        def newest() -> int:
-            return connection_sets.version(self._store, self._topics)
+    def commit(self, stream: Stream) -> None:
+        """Tell Kafka where Redis stands: advice for lag tools, and a witness."""
+        stream.commit({p: owned.witness for p, owned in self._owned.items()})
 
-        if patiently(self._service.stopping.is_set, newest) != self._version:
+    def _look(self, stream: Stream) -> None:
+        """What Redis says now. Without it, an owner with nothing to write would never learn that Redis
+        went back and what came last must be read again.
+        """
+        now = time.monotonic()
+        mine = list(self._owned.values())
+        heads = [("HMGET", self._keys.head(owned.partition), "epoch", "next") for owned in mine]
+
+        def look() -> tuple[int, list[list[bytes | None]]]:
+            return connection_sets.version(self._store, self._topics), self._store.commands(heads)
+
+        version, found = patiently(self._service.stopping.is_set, look)
+        if version != self._version:
             self._load_set()
+        for owned, (epoch, next_offset) in zip(mine, found, strict=True):
+            if epoch is None or next_offset is None:
+                raise Stop(self._ownership.lost_line(owned.partition))
+            if int(epoch) != owned.epoch:
+                self._fenced(stream, owned, int(epoch))
+            elif int(next_offset) != owned.next_offset:
+                self._moved(stream, owned, int(next_offset))
+            else:
+                owned.confirm(owned.next_offset, now, time.monotonic())
 
     def _load_set(self) -> None:
-        stored = connection_sets.current(self._store, self._topics)
+        stopping = self._service.stopping.is_set
+        stored = patiently(stopping, lambda: connection_sets.current(self._store, self._topics))
         self._version, self._router = stored.version, Router(stored.set)
         self._half.connections(stored)
         log.event("connections.loaded", version=stored.version)
@@ -101,7 +125,7 @@ class Worker:
     def _sort_in(self, records: Iterable[Record]) -> None:
         for record in records:
             owned = self._owned.get(record.partition)
-            if owned is None:
+            if owned is None or owned.fenced_since is not None:
                 continue
             expected = owned.backlog[-1].next_offset if owned.backlog else owned.next_offset
             if record.offset < expected:
@@ -111,30 +135,34 @@ class Worker:
             owned.backlog.append(record)
 
     def _persist(self, stream: Stream) -> None:
-        offers = [self._planned(owned) for owned in self._owned.values() if owned.backlog and not owned.fenced_since]
+        planned = [self._planned(owned) for owned in self._owned.values() if owned.backlog]
+        offers = [offer for offer in planned if isinstance(offer, Offer)]
         settles = [(owned, call) for owned in self._owned.values() if (call := self._half.settle(owned))]
         calls = [call for _, call in settles] + [self._call(offer) for offer in offers]
-        if not calls:
-            return
-        try:
-            sent, replies = self._send(calls)
-        except StoreRefused as error:
-            self._refused(str(error))
-            return
-        self._refused_since = None
+        sent, replies = self._send(calls)
+        refusals = [refused for refused in (*planned, *replies) if isinstance(refused, StoreRefused)]
+        # A full Redis refuses new rows and still takes what makes room: each reply counts for itself.
         for (owned, _), reply in zip(settles, replies, strict=False):
-            self._settled(stream, owned, reply, sent)
+            if not isinstance(reply, StoreRefused):
+                self._settled(stream, owned, reply, sent)
         for offer, reply in zip(offers, replies[len(settles) :], strict=True):
-            self._obey(stream, offer, reply, sent)
+            if not isinstance(reply, StoreRefused):
+                self._obey(stream, offer, reply, sent)
+        if refusals:
+            self._refused(str(refusals[0]))
+        else:
+            self._refused_since = None
 
-    def _planned(self, owned: Owned) -> Offer:
+    def _planned(self, owned: Owned) -> Offer | StoreRefused:
+        """Refused where a removal was: it must be everywhere before its offset advances."""
         records = batch(owned.backlog)
         plan = self._planner.plan(records, self._router, time.time())
-        if plan.dead:
+        if plan.dead and plan.dead[-1][0].offset >= owned.buried:
             self._bury(plan)
-        if plan.removals:
-            self._send([intake.mark(self._keys, p, r) for r in plan.removals for p in range(self._partitions)])
-        return Offer(owned, records, plan)
+            owned.buried = plan.dead[-1][0].next_offset
+        marks = [intake.mark(self._keys, p, r) for r in plan.removals for p in range(self._partitions)]
+        refused = [reply for reply in self._send(marks)[1] if isinstance(reply, StoreRefused)]
+        return refused[0] if refused else Offer(owned, records, plan)
 
     def _bury(self, plan: Plan) -> None:
         """Dead letters are in Kafka before the offset passes their records."""
@@ -160,9 +188,11 @@ class Worker:
             entries=offer.plan.entries,
         )
 
-    def _send(self, calls: Sequence[Call]) -> tuple[float, list[Reply]]:
+    def _send(self, calls: Sequence[Call]) -> tuple[float, list[Reply | StoreRefused]]:
         """All in one round trip, repeated until Redis answers; with when the answered one was sent."""
-        return patiently(self._service.stopping.is_set, lambda: (time.monotonic(), self._store.calls(calls)))
+        if not calls:
+            return time.monotonic(), []
+        return patiently(self._service.stopping.is_set, lambda: (time.monotonic(), self._store.each(calls)))
 
     def _refused(self, why: str) -> None:
         now = time.monotonic()
@@ -188,7 +218,8 @@ class Worker:
         if self._owned.get(owned.partition) is not owned:
             return  # the settle before it found that Redis went back: taken anew, read again
         match intake.accepted(reply):
-            case Accepted(verdicts):
+            case Accepted(verdicts, marks):
+                owned.marks = max(owned.marks, marks)
                 self._accepted(offer, verdicts, sent)
             case Fenced(epoch):
                 self._fenced(stream, owned, epoch)
@@ -205,7 +236,7 @@ class Worker:
         owned = offer.owned
         for _ in offer.records:
             owned.backlog.popleft()
-        owned.confirm(offer.records[-1].next_offset, time.monotonic())
+        owned.confirm(offer.records[-1].next_offset, sent, time.monotonic())
         owned.lease_until = max(owned.lease_until, sent + intake.LEASE_MS / 1000)
         self._half.accepted(owned, offer.plan.entries, verdicts)
         metrics.CONSUMED.inc(len(offer.records))
@@ -243,11 +274,10 @@ class Worker:
         self._half.owned(owned)
         stream.seek(owned.partition, next_offset)
 
-    def _observe(self, stream: Stream, now: float) -> None:
+    def _observe(self, stream: Stream) -> None:
         for p, owned in self._owned.items():
             high = stream.high_watermark(p)
             metrics.LAG.labels(str(p)).set(max(0, high - owned.next_offset))
-            owned.confirm(owned.next_offset, now)
         health = self._service.health
         health.ready = bool(self._owned) and self._refused_since is None
         health.reason = f"{len(self._owned)} partitions" if health.ready else "no partition assigned, or Redis refuses"

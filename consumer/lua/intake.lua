@@ -13,7 +13,14 @@ local head, p = KEYS[1], ARGV[1]
 local h = redis.call('HMGET', head, 'epoch', 'next', 'prev', 'verdicts', 'set', 'marks')
 if not h[2] then return {'LOST'} end
 if h[1] ~= ARGV[2] then return {'FENCED', h[1]} end
-if h[3] == ARGV[3] and h[2] == ARGV[4] then return {'OK', h[4], h[6]} end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local lease = string.format('%d', now + tonumber(ARGV[6]))
+if h[3] == ARGV[3] and h[2] == ARGV[4] then
+  -- The caller counts a lease from this call too.
+  redis.call('HSET', head, 'lease', lease)
+  return {'OK', h[4], h[6]}
+end
 if h[2] ~= ARGV[3] then return {'MOVED', h[2]} end
 if tonumber(ARGV[5]) < tonumber(h[5]) then return {'STALE', h[5]} end
 
@@ -27,11 +34,12 @@ for r = 1, tonumber(ARGV[8]) do
   if fingerprint ~= '' then
     local seen = p .. 'seen:' .. slot .. ':' .. shard
     local earlier = p .. 'seen:' .. string.format('%d', tonumber(slot) - 1) .. ':' .. shard
-    if redis.call('SADD', seen, fingerprint) == 0 or redis.call('SISMEMBER', earlier, fingerprint) == 1 then
+    local new = redis.call('SADD', seen, fingerprint) == 1
+    if new and redis.call('SCARD', seen) == 1 then redis.call('EXPIRE', seen, ARGV[7]) end
+    if not new or redis.call('SISMEMBER', earlier, fingerprint) == 1 then
       verdict = 'D'
     else
       verdict = 'A'
-      if redis.call('SCARD', seen) == 1 then redis.call('EXPIRE', seen, ARGV[7]) end
       if h[6] ~= '0' then
         local kind, upto = string.match(redis.call('HGET', p .. 'removed', id) or '', '^(%a) (%d+)')
         if kind and (kind == 'E' or revision <= tonumber(upto)) then verdict = 'R' end
@@ -73,8 +81,6 @@ for r = 1, tonumber(ARGV[8]) do
   end
 end
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for name in pairs(lanes) do redis.call('SADD', p .. 'lanes', name) end
 for name, w in pairs(windows) do
   -- unpack stops near 8,000 values.
@@ -94,6 +100,5 @@ for i = 1, #outbox, 1000 do
   redis.call('RPUSH', p .. 'outbox', unpack(outbox, i, math.min(i + 999, #outbox)))
 end
 local answer = table.concat(verdicts)
-redis.call('HSET', head, 'prev', ARGV[3], 'next', ARGV[4], 'verdicts', answer, 'set', ARGV[5],
-  'lease', string.format('%d', now + tonumber(ARGV[6])))
+redis.call('HSET', head, 'prev', ARGV[3], 'next', ARGV[4], 'verdicts', answer, 'set', ARGV[5], 'lease', lease)
 return {'OK', answer, h[6]}

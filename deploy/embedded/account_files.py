@@ -24,10 +24,13 @@ CRON = "30 3 * * *"
 ZONES = ("Australia/Sydney", "Europe/Berlin", "America/New_York", "UTC", "Asia/Tokyo")
 
 
-def write(plan: Plan, folder: Path, crm_port: int, sftp_port: int, sftp_host_key: str) -> None:
+def write(
+    plan: Plan, folder: Path, crm_port: int, sftp_port: int, sftp_host_key: str, cron: str = CRON
+) -> None:
     """One YAML file per account in `folder`, private keys in `folder`'s sibling `secrets`.
 
-    `sftp_host_key`: SHA256:… as the SFTP receiver prints it when it is ready.
+    `sftp_host_key`: SHA256:… as the SFTP receiver prints it when it is ready. `cron`: when the file
+    connections' windows are due, each in a zone of its own.
     """
     keys = folder.with_name("secrets").absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +40,7 @@ def write(plan: Plan, folder: Path, crm_port: int, sftp_port: int, sftp_host_key
         (keys / name).write_text(key, "utf-8")
     for account in ACCOUNTS:
         entries = [
-            {**_common(planned), **_target(planned, crm_port, sftp_port, sftp_host_key, keys)}
+            {**_common(planned), **_target(planned, crm_port, sftp_port, sftp_host_key, keys, cron)}
             for planned in plan.connections
             if planned.account == account
         ]
@@ -108,9 +111,11 @@ def _fields(planned: Planned) -> list[str | dict[str, Any]]:
             ]
 
 
-def _target(planned: Planned, crm_port: int, sftp_port: int, host_key: str, keys: Path) -> dict[str, Any]:
+def _target(
+    planned: Planned, crm_port: int, sftp_port: int, host_key: str, keys: Path, cron: str
+) -> dict[str, Any]:
     place = place_of(planned)
-    schedule = {"cron": CRON, "zone": ZONES[place % len(ZONES)]}
+    schedule = {"cron": cron, "zone": ZONES[place % len(ZONES)]}
     match planned.kind:
         case "http":
             return _crm(planned, place, crm_port)
@@ -122,7 +127,7 @@ def _target(planned: Planned, crm_port: int, sftp_port: int, host_key: str, keys
             written = {"delimiter": planned.delimiter, "bom": planned.delimiter == ";"}
             return {**server, "host_keys": [host_key], "schedule": schedule, "file": written}
         case "email":
-            uncertain = "resend" if place % 8 == 4 else "hold"
+            uncertain = "resend" if planned.resend else "hold"
             return {"recipients": list(planned.recipients), "on_uncertain": uncertain, "schedule": schedule}
 
 

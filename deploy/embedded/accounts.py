@@ -62,6 +62,8 @@ class Planned:
     id_column: str = "referral_id"
     delimiter: str = ","
     recipients: tuple[str, ...] = ()
+    #: A mail that may have arrived is sent again; the others hold it.
+    resend: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ def _connections(place: int) -> list[Planned]:
         delimiter=";" if place % 4 == 3 else ",",
     )
     boxes = (f"leads@{account}.example", f"archive@{account}.example")[: 2 if place == EMAIL_ONLY[0] else 1]
-    mail = Planned(account, f"{account}-mail", "email", boxes[0], recipients=boxes)
+    resend = place in EMAIL_ONLY[::2]
+    mail = Planned(account, f"{account}-mail", "email", boxes[0], recipients=boxes, resend=resend)
     if place == ALL_KINDS:
         return [crm, sftp, mail]
     return [sftp] if place in SFTP_ONLY else [mail] if place in EMAIL_ONLY else [crm]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from deploy.embedded.processes import Child, Command, StartError, start
 
@@ -25,9 +25,15 @@ class Supervisor:
     def start(self, command: Command) -> Child:
         """Start it after those it needs: they are restarted first and stopped last."""
         child = start(command)
-        self._children.append(child)
-        self._restarts[command.name] = deque(maxlen=MAX_RESTARTS)
+        self._keep(child)
         return child
+
+    def start_together(self, commands: Sequence[Command]) -> list[Child]:
+        """Start those that do not need each other, and wait for all. Raises StartError; then call `stop`."""
+        children = [self._keep(Child(command)) for command in commands]
+        for child in children:
+            child.wait_ready()
+        return children
 
     def check(self, now: float) -> str | None:
         """Restart what was killed. Returns why the stack must stop, or None. `now`: any monotonic seconds."""
@@ -49,10 +55,20 @@ class Supervisor:
                 return str(error)
         return None
 
-    def stop(self) -> None:
-        """Stop everything, the last started first."""
-        while self._children:
+    def stop(self, count: int | None = None) -> None:
+        """Stop the last started first: `count` of them, or all."""
+        for _ in range(len(self._children) if count is None else count):
             self._children.pop().stop()
+
+    def kill(self) -> None:
+        """Kill everything, the last started first."""
+        while self._children:
+            self._children.pop().kill()
+
+    def _keep(self, child: Child) -> Child:
+        self._children.append(child)
+        self._restarts[child.command.name] = deque(maxlen=MAX_RESTARTS)
+        return child
 
 
 def is_crash_loop(restarts: deque[float], now: float) -> bool:

@@ -14,7 +14,7 @@ from consumer.store import Store, text
 from tests.invariants import model_ownership as model
 from tests.invariants.drive import Bench, same
 from tests.invariants.explore import Label
-from tests.invariants.model_ownership import LEASE, Delivery, State
+from tests.invariants.ownership_state import LEASE, Delivery, State
 
 TICK_MS = 1_000_000
 CONNECTION = "crm"
@@ -102,10 +102,11 @@ class OwnershipDriver:
                     case answer:
                         assert isinstance(answer, Fenced)
                         return 0, None
-            case "load":  # a plain read: the worker compares the epoch
-                owns = self._bench.head()["epoch"] == str(epoch)
-                found, _ = page(self._store, keys, (0, CONNECTION), 0)
-                return (2 if found else 1) if owns else 0, None
+            case "load":
+                found = page(self._store, keys, (0, CONNECTION), epoch, 0)
+                if found is None or self._bench.head()["epoch"] != str(epoch):
+                    return 0, None
+                return (2 if found[0] else 1), None
             case "give back":
                 return int(text(self._bench.call(intake.give_back(keys, 0, epoch))[0]) == "OK"), None
             case kind:

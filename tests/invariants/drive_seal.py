@@ -2,6 +2,7 @@
 
 import hashlib
 
+from batcher.windows import DROP, SEAL
 from consumer import intake
 from consumer.intake import Accepted, Entry, Fingerprint, Taken, WindowTarget
 from consumer.store import Call, Script, text
@@ -9,8 +10,6 @@ from tests.invariants.drive import Bench, same
 from tests.invariants.explore import Label
 from tests.invariants.model_seal import PARTITIONS, WINDOWS, Mark, Rows, State, sealed
 
-SEAL = Script("batcher", "seal")
-DROP = Script("batcher", "drop")
 CONNECTION = "file"
 
 

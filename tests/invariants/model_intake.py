@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from tests.invariants.explore import Label, Model
 
-#: A referral, one that cannot be decoded, and the first again: upstream publishes twice.
 Log = tuple[str, ...]
+#: A referral, a record that cannot be decoded, and the first again: upstream publishes twice.
 LOG = ("a", "broken", "a", "b")
 MOVES = 2  # rebalances
 BATCH = 2  # records at most

@@ -1,0 +1,197 @@
+"""The `referrals` command. A mistake ends as plain lines on standard error: exit code 1, of usage 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from console import begin as beginning
+from console import connections
+from console import export as exporting
+from console import publish as publishing
+from console import windows as file_windows
+from console.show import count, note, say, table
+from consumer import log, service
+from consumer.topics import DEFAULT_PARTITIONS
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Referral delivery. Settings come from REFERRALS_… variables in the environment.",
+)
+of_connections = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="The advertisers' connections."
+)
+app.add_typer(of_connections, name="connections")
+
+Folder = Annotated[str | None, typer.Argument(metavar="DIR", help="Default: REFERRALS_CONNECTIONS.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The connection.")]
+
+
+@app.command()
+def init(
+    start: Annotated[
+        str, typer.Option("--from", metavar="earliest|latest|TIME", help="Where reading begins.")
+    ],
+    partitions: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Of topics that have to be made.")
+    ] = DEFAULT_PARTITIONS,
+    replication: Annotated[int, typer.Option(min=1, max=10, help="Copies of each partition.")] = 1,
+) -> None:
+    """Make topics and state, once.
+
+    Run again, it says that all stands already.
+    """
+    begun = beginning.begin(service.settings(), start, partitions, replication)
+    for topic in begun.made:
+        say(f"made topic {topic}")
+    where = f"{begun.topic}, {count(begun.partitions, 'partition')}"
+    if begun.layout is None:
+        say(f"{where}: initialised before, nothing to do")
+        return
+    starts = ", ".join(str(offset) for offset in begun.layout.starts)
+    say(f"initialised {where}; reading begins at {starts}")
+
+
+@of_connections.command()
+def check(folder: Folder = None) -> None:
+    """Check the files; needs no server.
+
+    Shows every error of every file, or what each account gets.
+    """
+    found = connections.read(service.settings(), folder)
+    rows = connections.rows(found)
+    table(connections.COLUMNS, rows)
+    note(f"{_size(len(found.accounts), len(rows))}: no errors")
+
+
+@of_connections.command()
+def apply(folder: Folder = None) -> None:
+    """Put the files in force."""
+    settings = service.settings()
+    applied = connections.apply(settings, connections.read(settings, folder))
+    size = _size(applied.accounts, applied.connections)
+    if applied.version == applied.before:
+        say(f"{size}: in force already as version {applied.version}, nothing to do")
+        return
+    changes = applied.difference
+    for name in changes.added:
+        say(f"+ {name}")
+    for name, members in changes.changed.items():
+        say(f"~ {name}: {', '.join(members)}")
+    for name in changes.removed:
+        say(f"- {name}")
+    told = f"{len(changes.added)} added, {len(changes.changed)} changed, {len(changes.removed)} removed"
+    say(f"{size}: in force as version {applied.version}; {told}")
+
+
+@of_connections.command("list")
+def show() -> None:
+    """Show those in force, and which are paused."""
+    stored, paused = connections.stored(service.settings())
+    rows = connections.rows(stored.set)
+    names = {row[1] for row in rows}
+    removed = [("", name, "removed", "", "", "", "") for name in sorted(paused.keys() - names)]
+    table((*connections.COLUMNS, "paused"), [(*row, paused.get(row[1], "")) for row in [*rows, *removed]])
+    note(f"version {stored.version}: {_size(len(stored.set.accounts), len(rows))}, {len(paused)} paused")
+
+
+@of_connections.command()
+def pause(
+    name: Name, reason: Annotated[str, typer.Option(help="Shown in the list.")] = "by an operator"
+) -> None:
+    """Pause one.
+
+    Nothing more of it is sent; what comes in waits.
+    """
+    new = connections.pause(service.settings(), name, reason)
+    say(f"{name} is paused" if new else f"{name} was paused already; the reason is noted")
+
+
+@of_connections.command()
+def resume(name: Name) -> None:
+    """Go on with a paused one."""
+    was = connections.resume(service.settings(), name)
+    say(f"{name} goes on" if was else f"{name} was not paused")
+
+
+@app.command()
+def publish(
+    file: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="One event a line; - is standard input.")],
+) -> None:
+    """Check and publish referral events.
+
+    Nothing is published unless every line is right.
+    """
+    done = publishing.publish(service.settings(), file)
+    say(f"published {count(done.count, 'referral event')} to {done.topic}")
+    table(("partition", "events"), [(str(p), f"{n:,}") for p, n in sorted(done.partitions.items())])
+    note("published again within an hour, the same file is dropped as duplicates")
+
+
+@app.command()
+def export(
+    account: Annotated[str, typer.Option(help="Whose referrals.")],
+    start: Annotated[str, typer.Option("--from", metavar="TIME", help="Published at or after, as ISO 8601.")],
+    end: Annotated[str, typer.Option("--to", metavar="TIME", help="Published before.")],
+    connection: Annotated[str | None, typer.Option(help="Whose fields and format.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Default: standard output.")] = None,
+    formula_guard: Annotated[
+        bool | None,
+        typer.Option("--formula-guard/--no-formula-guard", help="Default: as the connection says."),
+    ] = None,
+) -> None:
+    """Write referrals of a time range as CSV.
+
+    Moves no position and sends nothing. Times carry an offset, or are in a file connection's own zone.
+    """
+    done = exporting.export(service.settings(), account, connection, (start, end), out, guard=formula_guard)
+    wanted = done.wanted
+    span = f"{wanted.start.isoformat()} to {wanted.end.isoformat()}"
+    note(f"exported {count(done.rows, 'referral')} of {account} as for {wanted.connection}, {span}")
+    for reason, number in done.left_out.items():
+        if number:
+            note(f"left out {number:,}: {reason.value}")
+    if done.undecodable:
+        note(f"undecodable records of the range, of any account: {done.undecodable:,}; see the dead letters")
+    if done.cut_off:
+        note("Kafka's log may begin after --from: what its retention has deleted is not in this file")
+
+
+@app.command()
+def windows(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One connection; default: all.")] = None,
+) -> None:
+    """Show where windows stand."""
+    table(file_windows.COLUMNS, file_windows.states(service.settings(), name))
+
+
+@app.command()
+def flush(
+    name: Name,
+    wait: Annotated[
+        float | None, typer.Option(min=0, max=86_400, metavar="SECONDS", help="Wait so long for its end.")
+    ] = None,
+) -> None:
+    """Flush a file connection now."""
+    say(file_windows.flush(service.settings(), name, wait))
+
+
+def _size(accounts: int, number: int) -> str:
+    return f"{count(accounts, 'account')}, {count(number, 'connection')}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line given, or this process's own; exits."""
+    # What a library of ours logs is not a result.
+    log.configure("referrals", "WARNING")
+    sys.exit(service.run(lambda: app(arguments, prog_name="referrals")))
+
+
+if __name__ == "__main__":
+    main()

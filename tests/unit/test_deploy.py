@@ -1,0 +1,331 @@
+"""What stands in deploy/ fits the code: settings, ports, paths, names, and every example file."""
+
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncssh
+import pytest
+import yaml
+
+from consumer import folder, service
+from consumer.service import DRAIN_S, STUCK_AFTER_S, Settings
+from consumer.topics import DEFAULT_PARTITIONS, Topics
+from deploy.compose import prepare
+from deploy.compose.referrals import line
+from deploy.embedded.people import referrals
+from schemas import referral, referral_json
+from schemas.connection import Account, ConnectionSet
+from schemas.connection_file import assemble, parse
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")
+EXAMPLES = sorted((DEPLOY / "connections.example").glob("*.yaml"))
+SERVICES = ("push", "collect", "flush")
+KUBERNETES = [
+    document
+    for file in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    for document in yaml.safe_load_all(file.read_text("utf-8"))
+]
+
+
+def of_kind(kind: str) -> dict[str, dict]:
+    return {document["metadata"]["name"]: document for document in KUBERNETES if document["kind"] == kind}
+
+
+def named(name: str) -> str:
+    return f"referral-{name}"
+
+
+def pods() -> Iterator[tuple[str, dict]]:
+    for kind in ("Deployment", "Job"):
+        for name, document in of_kind(kind).items():
+            yield name, document["spec"]["template"]["spec"]
+
+
+def environment_of(container: dict) -> dict[str, str]:
+    maps = of_kind("ConfigMap")
+    found: dict[str, str] = {}
+    for source in container["envFrom"]:
+        if "configMapRef" in source:
+            found |= maps[source["configMapRef"]["name"]]["data"]
+    return found | {item["name"]: item["value"] for item in container.get("env", ())}
+
+
+def settings_from(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return service.settings()
+
+
+def modules(command: list[str]) -> list[str]:
+    return re.findall(r"-m ([\w.]+)", " ".join(command))
+
+
+# The examples.
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in EXAMPLES])
+def test_an_example_is_an_account_named_as_its_file(path: Path):
+    found = parse(path.read_text("utf-8"), path.name)
+    assert isinstance(found, Account), "\n".join(map(str, found))
+    assert found.account == path.stem
+
+
+def test_the_examples_stand_beside_each_other_and_show_every_kind():
+    found = folder.read(str(DEPLOY / "connections.example"))
+    assert {connection.kind for _, connection in found.by_name().values()} == {"http", "sftp", "email"}
+
+
+# Docker Compose.
+
+
+def test_docker_compose_accepts_the_file():
+    tool = shutil.which("docker-compose")
+    if tool is None:
+        pytest.skip("no docker-compose: apt-get install docker-compose; it needs no engine for this")
+    done = subprocess.run(
+        [tool, "config", "--quiet"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "init", "publish"])
+def test_compose_sets_settings_that_exist(name: str, monkeypatch: pytest.MonkeyPatch):
+    settings = settings_from(COMPOSE["services"][name]["environment"], monkeypatch)
+    assert settings.kafka.partition(":")[0] in COMPOSE["services"]
+    assert urlsplit(settings.redis).hostname in COMPOSE["services"]
+    assert settings.smtp.partition(":")[0] in COMPOSE["services"]
+
+
+@pytest.mark.parametrize("name", [name for name, one in COMPOSE["services"].items() if one.get("ports")])
+def test_compose_publishes_to_this_machine_only(name: str):
+    assert all(port.startswith("127.0.0.1:") for port in COMPOSE["services"][name]["ports"])
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, one in COMPOSE["services"].items() if modules(one.get("command", []))]
+)
+def test_compose_starts_modules_that_exist(name: str):
+    assert all(find_spec(module) for module in modules(COMPOSE["services"][name]["command"]))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_compose_leaves_a_service_time_to_drain(name: str):
+    assert int(COMPOSE["services"][name]["stop_grace_period"].removesuffix("s")) > DRAIN_S
+
+
+def test_compose_keeps_what_must_outlive_a_container():
+    used = {
+        volume.partition(":")[0]
+        for one in COMPOSE["services"].values()
+        for volume in one.get("volumes", ())
+        if not volume.startswith(".")
+    }
+    assert used == set(COMPOSE["volumes"])
+    mounted = [
+        ROOT / volume.partition(":")[0]
+        for one in COMPOSE["services"].values()
+        for volume in one.get("volumes", ())
+        if volume.startswith(".")
+    ]
+    assert all(path.is_dir() for path in mounted)
+    valkey = " ".join(COMPOSE["services"]["valkey"]["command"])
+    assert "--appendonly yes" in valkey
+    assert "--maxmemory-policy noeviction" in valkey
+
+
+def test_prometheus_scrapes_every_service_under_its_job():
+    config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text("utf-8"))
+    port = re.findall(r"REFERRALS_HTTP_PORT=(\d+)", DOCKERFILE)[0]
+    assert {one["job_name"]: one["static_configs"][0]["targets"] for one in config["scrape_configs"]} == {
+        named(name): [f"{name}:{port}"] for name in SERVICES
+    }
+
+
+def test_grafana_finds_its_data_and_its_dashboard():
+    provisioning = DEPLOY / "grafana/provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yaml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards/referrals.yaml").read_text())["providers"]
+    board = json.loads((DEPLOY / "grafana/dashboards/referrals.json").read_text("utf-8"))
+    assert urlsplit(source["url"]).hostname in COMPOSE["services"]
+    assert board["templating"]["list"][0]["current"]["value"] == source["uid"]
+    assert any(
+        volume.split(":")[1] == provider["options"]["path"]
+        for volume in COMPOSE["services"]["grafana"]["volumes"]
+    )
+
+
+def test_prepare_pins_the_receivers_own_key_and_changes_nothing_when_repeated(tmp_path: Path):
+    data, etc = tmp_path / "data", tmp_path / "etc"
+    data.mkdir()
+    etc.mkdir()
+
+    def prepared() -> dict[Path, bytes]:
+        prepare.prepare(data, etc)
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    first = prepared()
+    assert prepared() == first
+    account = parse((etc / "connections/brightbox.yaml").read_text("utf-8"), "brightbox.yaml")
+    assert isinstance(account, Account)
+    (sftp,) = [connection for connection in account.connections if connection.kind == "sftp"]
+    key = asyncssh.read_private_key(str(data / "host-key"))
+    assert sftp.host_keys == (key.get_fingerprint(),)
+    users = json.loads((data / "users.json").read_text())
+    assert users[sftp.username]["password"] == (etc / "secrets/sftp-password").read_text()
+    assert all(
+        path.stat().st_mode & 0o077 == 0 for path in (data / "users.json", etc / "secrets/sftp-password")
+    )
+
+
+def test_the_stacks_account_calls_the_stacks_receivers():
+    account = parse(prepare.TEMPLATE.read_text("utf-8"), prepare.TEMPLATE.name)
+    assert isinstance(account, Account)
+    for connection in account.connections:
+        if connection.kind == "http":
+            where = urlsplit(connection.url)
+            host, port = where.hostname, where.port
+        elif connection.kind == "sftp":
+            host, port = connection.host, connection.port
+        else:
+            continue
+        assert f"--port {port}" in " ".join(COMPOSE["services"][host]["command"])
+
+
+def test_the_stacks_referrals_are_what_publish_takes():
+    at = datetime.now(UTC)
+    for event in referrals(7, 50, [prepare.USER], at):
+        read = referral_json.from_json(json.loads(line(event)))
+        assert referral.encode(read) == referral.encode(event)
+
+
+# The images.
+
+
+def test_the_image_is_built_from_files_that_are_there_and_not_ignored():
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    copied = [
+        source
+        for words in re.findall(r"(?m)^COPY (?!--from)(.+)$", DOCKERFILE)
+        for source in words.split()[:-1]
+    ]
+    assert {f"!{source}" for source in copied} == {entry for entry in ignored if entry.startswith("!")}
+    assert all((ROOT / source).exists() for source in copied if source != "README.md")
+
+
+def test_the_image_holds_every_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    packages = {package.partition(".")[0] for package in project["tool"]["setuptools"]["packages"]}
+    assert {name for name in packages if f"COPY {name} {name}" not in DOCKERFILE} == set()
+
+
+def test_the_image_lets_probes_in_and_is_not_root(monkeypatch: pytest.MonkeyPatch):
+    pairs = dict(re.findall(r"(REFERRALS_\w+)=(\S+)", DOCKERFILE))
+    settings = settings_from(pairs, monkeypatch)
+    assert settings.http_host == "0.0.0.0"
+    assert f"EXPOSE {settings.http_port}" in DOCKERFILE
+    assert f":{settings.http_port}/readyz" in DOCKERFILE
+    assert "USER 10001:10001" in DOCKERFILE
+
+
+# Kubernetes.
+
+
+def test_the_kustomization_lists_every_file():
+    files = {path.name for path in (DEPLOY / "kubernetes").glob("*.yaml")}
+    (kustomization,) = [document for document in KUBERNETES if document["kind"] == "Kustomization"]
+    assert set(kustomization["resources"]) == files - {"kustomization.yaml"}
+
+
+@pytest.mark.parametrize(("name", "pod"), [pytest.param(name, pod, id=name) for name, pod in pods()])
+def test_a_pod_has_settings_that_exist_and_no_more_rights_than_it_needs(
+    name: str, pod: dict, monkeypatch: pytest.MonkeyPatch
+):
+    (container,) = pod["containers"]
+    settings = settings_from(environment_of(container), monkeypatch)
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert settings.connections in mounts
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["volumes"]
+    }
+    assert all(find_spec(module) for module in modules(container["command"]))
+    assert pod["enableServiceLinks"] is False
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert f"USER {pod['securityContext']['runAsUser']}:" in DOCKERFILE
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    (kustomization,) = [document for document in KUBERNETES if document["kind"] == "Kustomization"]
+    assert container["image"] == kustomization["images"][0]["name"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_deployment_is_probed_drained_and_disrupted_gently(name: str, monkeypatch: pytest.MonkeyPatch):
+    spec = of_kind("Deployment")[named(name)]["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    (port,) = container["ports"]
+    assert port["containerPort"] == settings_from(environment_of(container), monkeypatch).http_port
+    paths = {}
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["port"] == port["name"]
+        paths[probe] = container[probe]["httpGet"]["path"]
+    assert paths == {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
+    liveness = container["livenessProbe"]
+    assert liveness["periodSeconds"] * liveness["failureThreshold"] < STUCK_AFTER_S
+    assert pod["terminationGracePeriodSeconds"] > DRAIN_S
+    labels = spec["template"]["metadata"]["labels"]
+    selectors = [spec["selector"], of_kind("PodDisruptionBudget")[named(name)]["spec"]["selector"]]
+    assert all(selector["matchLabels"].items() <= labels.items() for selector in selectors)
+    assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 1, (
+        "an idle ninth worker would block a rollout"
+    )
+
+
+@pytest.mark.parametrize("name", ["push", "collect"])
+def test_keda_scales_by_the_group_that_the_service_joins(name: str):
+    spec = of_kind("ScaledObject")[named(name)]["spec"]
+    (trigger,) = spec["triggers"]
+    assert spec["scaleTargetRef"]["name"] in of_kind("Deployment")
+    assert "replicas" not in of_kind("Deployment")[named(name)]["spec"], "two would set the number"
+    assert spec["minReplicaCount"] == 1
+    assert spec["maxReplicaCount"] <= DEFAULT_PARTITIONS
+    assert trigger["metadata"]["topic"] == Topics().referrals
+    assert trigger["metadata"]["consumerGroup"] == named(name)
+    settings = of_kind("ConfigMap")["referral-settings"]["data"]
+    assert trigger["metadata"]["bootstrapServers"] == settings["REFERRALS_KAFKA"]
+
+
+def test_the_cluster_scrapes_every_service_under_its_job():
+    spec = of_kind("PodMonitor")["referral-delivery"]["spec"]
+    (expression,) = spec["selector"]["matchExpressions"]
+    assert expression["key"] == spec["jobLabel"]
+    assert set(expression["values"]) == {named(name) for name in SERVICES} == set(of_kind("Deployment"))
+
+
+def test_the_clusters_connections_are_valid():
+    found = assemble(sorted(of_kind("ConfigMap")["referral-connections"]["data"].items()))
+    assert isinstance(found, ConnectionSet), "\n".join(map(str, found))
+
+
+# The pages.
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "CHANGELOG.md", "deploy/RUNBOOK.md"])
+def test_a_page_names_files_that_exist(page: str):
+    text = (ROOT / page).read_text("utf-8")
+    folders = "|".join(path.name for path in ROOT.iterdir() if path.is_dir())
+    for name in re.findall(rf"[`(]((?:{re.escape(folders).replace(chr(92) + '|', '|')})/[\w./-]*)[`)]", text):
+        assert (ROOT / name).exists(), name
