@@ -51,12 +51,15 @@ def flush() -> None:
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="flush")
     try:
         ground = Ground(settings, Role.BATCH)
+        ground.require_barrier()
         metrics.start()
         try:
             adopt_files(ground)
         except (NotAcknowledged, StoreUnavailable, StoreRefused) as error:
             raise Stop(f"the connections folder could not be put in force: {error}; start again") from error
-        registry = Registry(settings.schema_registry, process.stopping.wait) if settings.schema_registry else None
+        registry = (
+            Registry(settings.schema_registry, process.stopping.wait) if settings.schema_registry else None
+        )
 
         def sending(windows: Windows) -> Sending:
             return Sending(

@@ -5,7 +5,7 @@ Each step is durable before the next can do harm.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 from zoneinfo import ZoneInfo
@@ -14,11 +14,13 @@ from batcher.channels import Hold, Retry, sftp
 from batcher.channels.mail import Relay
 from batcher.files import csv_file
 from batcher.files.csv_file import Written
+from batcher.in_force import FileConnection, place
 from batcher.render import Rows
 from batcher.windows import Gone, State, Windows, WindowState
 from consumer.secrets import Missing, Secrets
-from schemas.connection import EmailConnection, SftpConnection
+from schemas.connection import SftpConnection
 from schemas.delivery import Outcome
+from schemas.mapping import Value
 from schemas.referral import SchemaById
 
 Step = Callable[[str], None]
@@ -54,7 +56,7 @@ class Sending:
     step: Step
 
 
-def file_name(window: WindowState, connection: SftpConnection | EmailConnection) -> str:
+def file_name(window: WindowState, connection: FileConnection) -> str:
     """`<connection>-<local date of the seal>-<number>.csv`: never the same twice for a connection."""
     day = window.sealed_at.astimezone(ZoneInfo(connection.schedule.zone))
     return f"{connection.name}-{day:%Y%m%d}-{window.number:06d}.csv"
@@ -74,6 +76,10 @@ def by_sftp(sending: Sending, window: WindowState, connection: SftpConnection) -
                 return window, ended
             sending.step("uploaded durable")
         fields = window.fields
+        if fields["place"] != place(connection):
+            return window, Hold(
+                f"it was uploaded to {fields['place']}, which is no longer configured: put that back"
+            )
         part = sftp.Uploaded(fields["part"], int(fields["size"]), fields["sha256"])
         renamed = session.deliver(part, file_name(window, connection))
         sending.step("renamed")
@@ -101,7 +107,7 @@ def _upload(
         if nothing_new(files[0], connection):
             session.remove(uploaded.name)
             return sending.windows.advance(window, facts, durable=False), NOTHING_NEW
-        pinned = {"state": State.UPLOADED, "part": uploaded.name, **facts}
+        pinned = {"state": State.UPLOADED, "part": uploaded.name, "place": place(connection), **facts}
         return sending.windows.advance(window, pinned, durable=True), None
     except Gone:
         # Nobody will ever rename it: who took over uploads under a name of its own.
@@ -126,12 +132,12 @@ def told(written: Written, rows: Rows) -> dict[str, str | int]:
     }
 
 
-def nothing_new(written: Written, connection: SftpConnection | EmailConnection) -> bool:
+def nothing_new(written: Written, connection: FileConnection) -> bool:
     """Whether the file holds no row and the advertiser wants none then."""
     return not written.rows and connection.file.empty == "skip"
 
 
-def write(out: BinaryIO, connection: SftpConnection | EmailConnection, rows: Rows) -> Written:
+def write(out: BinaryIO, connection: FileConnection, rows: Iterable[Sequence[Value]]) -> Written:
     """The window's file. Raises what `rows` raises."""
     guard = connection.file.formula_guard
     return csv_file.write(

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from batcher import schedule
 from batcher.deliver import Sending
-from batcher.flush import FileConnection, Flush
+from batcher.flush import Flush
+from batcher.in_force import FileConnection, in_force
 from batcher.windows import ASKED, LEASE_MS, Gone, State, Windows, WindowState
 from consumer import connection_sets, log, metrics
 from consumer.kafka_out import NotAcknowledged
@@ -51,17 +52,23 @@ def wanted(
     """The slot to claim, '' to take up the window under way, None for nothing. Pure.
 
     `named`: account and connection, None where the connection is no longer in force: then only what was
-    sealed already goes out.
+    sealed already goes out. A wish ends the pause before the next try, too.
     """
     if window is not None and window.state is not State.CLOSED:
-        ready = window.retry_at <= now.timestamp() and (named or window.state is not State.CLAIMED)
-        return "" if ready else None
+        ready = window.retry_at <= now.timestamp() or _wished_since(window, asked)
+        return "" if ready and (named is not None or window.state is not State.CLAIMED) else None
     if named is None:
         return None
     if asked is not None:
         return f"{ASKED}{asked}"
     slot = schedule.due(named[1].schedule, last_slot(window), began, now)
     return None if slot is None else slot.text
+
+
+def _wished_since(window: WindowState, asked: str | None) -> bool:
+    """Whether somebody asked after the last try."""
+    tried = int(window.fields.get("tried_at", "0"))
+    return asked is not None and datetime.fromisoformat(asked).timestamp() >= tried
 
 
 def last_slot(window: WindowState | None) -> str | None:
@@ -162,7 +169,8 @@ class Desk:
         if not isinstance(frozen, SftpConnection | EmailConnection):
             raise LookupError(f"{window.id}: its definition is not in Redis")  # noqa: TRY004 - it is missing
         if window.state is not State.ENDED:
-            window = flush.send(window, frozen, time.time())
+            current = named[1] if named is not None else None
+            window = flush.send(window, in_force(frozen, current, window), time.time())
         if window.state is State.ENDED:
             flush.close(window)
 

@@ -15,6 +15,7 @@ from typing import assert_never
 from batcher.channels import Hold, Retry
 from batcher.deliver import NOTHING_NEW, Finished, Result, Sending, by_sftp
 from batcher.deliver_mail import by_mail
+from batcher.in_force import FileConnection
 from batcher.render import Damaged
 from batcher.windows import State, WindowState
 from consumer import log, metrics
@@ -30,8 +31,6 @@ from schemas.receipt import Receipt, Subject
 RETRY_S = (5.0, 15.0, 60.0, 300.0)
 #: A held window looks whether its cause is gone this often.
 HELD_S = 300.0
-
-FileConnection = SftpConnection | EmailConnection
 
 
 class Flush:
@@ -101,7 +100,13 @@ class Flush:
                 pause = HELD_S if held else RETRY_S[min(tries, len(RETRY_S)) - 1]
                 self._windows.release(
                     window,
-                    {"reason": reason, "held": int(held), "tries": tries, "retry_at": int(now + pause)},
+                    {
+                        "reason": reason,
+                        "held": int(held),
+                        "tries": tries,
+                        "tried_at": int(now),
+                        "retry_at": int(now + pause),
+                    },
                 )
             case _:
                 assert_never(result)

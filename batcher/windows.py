@@ -90,7 +90,7 @@ class Windows:
 
     def ask(self, connection: str, now: datetime) -> None:
         """Have the connection's window flushed now; asking twice before it happens is asking once."""
-        stamp = now.astimezone(UTC).isoformat(timespec="seconds")
+        stamp = now.astimezone(UTC).isoformat(timespec="milliseconds")
         self.store.command("HSETNX", self._asked, connection, stamp)
 
     def asked(self) -> dict[str, str]:

@@ -58,7 +58,10 @@ def read(settings: Settings, folder: str | None) -> ConnectionSet:
 def apply(settings: Settings, wanted: ConnectionSet) -> Applied:
     """Put `wanted` in force. Raises Stop."""
     with standing(settings) as ground:
-        before = connection_sets.current(ground.store, ground.topics)
+        try:
+            before = connection_sets.current(ground.store, ground.topics)
+        except Stop:  # another release's, which this one replaces whole
+            before = StoredSet(connection_sets.version(ground.store, ground.topics), ConnectionSet())
         version = connection_sets.apply(
             ground.store, ground.out, ground.topics, wanted, ground.layout.partitions
         )

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from threading import Event
 from typing import BinaryIO
 
 from batcher.files import csv_file
@@ -88,7 +89,7 @@ def export(
         if start >= end:
             raise Stop("--from must be earlier than --to")
         wanted = Wanted(account, connection.name, start, end)
-        by_id = Registry(settings.schema_registry) if settings.schema_registry else None
+        by_id = Registry(settings.schema_registry, Event().wait) if settings.schema_registry else None
         reading = _Reading(ground, wanted, Router(stored), by_id)
         places = reading.select()
         with _target(out) as target:

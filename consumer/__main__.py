@@ -29,7 +29,7 @@ def main() -> None:
         process.close()
 
 
-#: The reading thread and the requests' loop share the interpreter: 5 ms, the default, would be most of a push.
+#: The reading thread and the requests' loop share the interpreter: the default, 5 ms, is most of a push.
 SWITCH_INTERVAL_S = 0.0005
 
 if __name__ == "__main__":

@@ -17,8 +17,16 @@ from consumer.keys import Keys, Role
 from consumer.service import Stop
 from consumer.store import Call, Script, Store, text
 from consumer.topics import Topics
-from schemas.connection import Connection, ConnectionSet, HttpConnection, canonical, connection_digest, load_definition
-from schemas.connection import EmailConnection, SftpConnection
+from schemas.connection import (
+    Connection,
+    ConnectionSet,
+    EmailConnection,
+    HttpConnection,
+    SftpConnection,
+    canonical,
+    connection_digest,
+    load_definition,
+)
 from schemas.manifest import Kind, Manifest
 
 _APPLY = Script("consumer", "apply_set")
@@ -45,7 +53,13 @@ def current(store: Store, topics: Topics) -> StoredSet:
     found = store.hash(Keys(topics.referrals, Role.PUSH).connections)
     if not found:
         return StoredSet(0, ConnectionSet())
-    return StoredSet(int(found["version"]), load_definition(found["definition"]))
+    try:
+        return StoredSet(int(found["version"]), load_definition(found["definition"]))
+    except ValueError as error:
+        raise Stop(
+            f"the stored set of connections (version {found['version']}) was written by another release: "
+            "run that one, or put a set in force that this one knows with `referrals connections apply`"
+        ) from error
 
 
 def known(store: Store, topics: Topics, digest: str) -> bool:
@@ -79,7 +93,9 @@ def apply(store: Store, out: KafkaOut, topics: Topics, wanted: ConnectionSet, pa
     return number
 
 
-def definition(store: Store, topics: Topics, digest: str) -> HttpConnection | SftpConnection | EmailConnection | None:
+def definition(
+    store: Store, topics: Topics, digest: str
+) -> HttpConnection | SftpConnection | EmailConnection | None:
     """The connection as it stood under `digest`."""
     found = store.command("HGET", Keys(topics.referrals, Role.PUSH).definitions, digest)
     return None if found is None else _CONNECTION.validate_json(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -58,7 +59,9 @@ def conclude(
             step = next_attempt(attempts, answer, connection.retry_seconds, now, jitter)
             if isinstance(step, Again):
                 return Later(step.at, now + (answer.retry_after or 0.0))
-            return ended(frozen, connection.name, Outcome.EXHAUSTED, attempts, now, answer.status, step.reason)
+            return ended(
+                frozen, connection.name, Outcome.EXHAUSTED, attempts, now, answer.status, step.reason
+            )
         case Pause(reason) | Disable(reason):
             return Stand(reason)
         case _:
@@ -96,22 +99,20 @@ def ended(
     return Ended(outcome, receipts.entry(receipt))
 
 
+#: The answers' names in metrics and logs.
+_LABELS: Mapping[type[Answer], str] = {
+    Delivered: "delivered",
+    Duplicate: "duplicate",
+    Rejected: "rejected",
+    Retry: "retry",
+    Pause: "pause",
+    Disable: "disable",
+    KeyConflict: "key_conflict",
+}
+
+
 def label(answer: Answer) -> str:
     """The answer's name in metrics and logs."""
-    match answer:
-        case Delivered():
-            return "delivered"
-        case Duplicate():
-            return "duplicate"
-        case Rejected():
-            return "rejected"
-        case Retry():
-            return "unknown" if answer.unknown else "retry"
-        case Pause():
-            return "pause"
-        case Disable():
-            return "disable"
-        case KeyConflict():
-            return "key_conflict"
-        case _:
-            assert_never(answer)
+    if isinstance(answer, Retry) and answer.unknown:
+        return "unknown"
+    return _LABELS[type(answer)]

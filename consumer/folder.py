@@ -21,7 +21,9 @@ def read(folder: str) -> ConnectionSet:
         raise Stop(f"connections folder {folder} is not a folder: check the path or REFERRALS_CONNECTIONS")
     paths = sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
     if len(paths) > MAX_FILES:
-        raise Stop(f"connections folder {folder} has {len(paths)} files, over {MAX_FILES}: is it the right one?")
+        raise Stop(
+            f"connections folder {folder} has {len(paths)} files, over {MAX_FILES}: is it the right one?"
+        )
     files = [_text(path) for path in paths]
     problems = [file for file in files if isinstance(file, Problem)]
     texts = [file for file in files if not isinstance(file, Problem)]

@@ -203,12 +203,19 @@ def accepted(reply: Reply) -> Accepted | Fenced | Moved | StaleSet | Lost:
 def mark(keys: Keys, partition: int, removal: Removal) -> Call:
     """Note a removal in one partition. It goes to every partition before its own offset advances."""
     kind = "E" if removal.erased else "W"
-    args = (keys.prefix(partition), removal.referral_id, kind, removal.revision, removal.coordinates, MARKS_KEPT_MS)
+    args = (
+        keys.prefix(partition),
+        removal.referral_id,
+        kind,
+        removal.revision,
+        removal.coordinates,
+        MARKS_KEPT_MS,
+    )
     return Call(MARK, keys.head(partition), args)
 
 
 def fingerprint(key: bytes, referral_id: str, revision: int, kind: str, timestamp_ms: int) -> Fingerprint:
-    """The fingerprint of a record; the slot follows the record's own time, so that a re-read decides alike."""
+    """The fingerprint of a record; the slot follows the record's own time, so a re-read decides alike."""
     digest = hashlib.blake2b(f"{referral_id}\n{revision}\n{kind}".encode(), digest_size=8, key=key).digest()
     value = int.from_bytes(digest, "big", signed=True)
     return Fingerprint(value, timestamp_ms // (DEDUPE_HORIZON_S * 1000), value % DEDUPE_SHARDS)

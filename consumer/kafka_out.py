@@ -73,7 +73,9 @@ class KafkaOut:
             left = self._producer.flush(WAIT_S)
         if failed or left:
             why = failed[0] if failed else "no answer"
-            raise NotAcknowledged(f"Kafka did not acknowledge {len(failed) + left} of {len(records)} records: {why}")
+            raise NotAcknowledged(
+                f"Kafka did not acknowledge {len(failed) + left} of {len(records)} records: {why}"
+            )
         return taken
 
     def _produce(self, record: Out, delivered: Any) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 LaneKey = tuple[int, str]
 
@@ -48,8 +49,9 @@ class Gate:
 class Lane:
     """`loaded` holds at most `room`; `waiting` orders those of it that are not in flight.
 
-    `settling`: ended or put off here but not yet in Redis; a page read meanwhile must not bring them
-    back as they were. `flying`: requests without an answer yet, of whatever owner's time.
+    `settling`: put off until then or ended (inf), which Redis does not know yet; a page read meanwhile must
+    not bring them back as they were. `flying`: requests without an answer yet, of whatever owner's time.
+    `beyond`: what Redis has and memory does not know is due no earlier; inf where memory knows all.
     """
 
     partition: int
@@ -58,10 +60,10 @@ class Lane:
     room: int
     waiting: list[tuple[float, int]] = field(default_factory=list)
     loaded: dict[int, Delivery] = field(default_factory=dict)
-    settling: set[int] = field(default_factory=set)
+    settling: dict[int, float] = field(default_factory=dict)
     flying: set[int] = field(default_factory=set)
-    #: Redis has deliveries that memory does not know; asked for.
-    more: bool = False
+    beyond: float = inf
+    #: Its next page is asked for.
     asked: bool = False
     #: Its places in the heap of lanes, the soonest last.
     places: list[float] = field(default_factory=list)
@@ -76,22 +78,31 @@ class Lane:
         """When its first may start; it must have one that waits."""
         return max(self.waiting[0][0], self.gate.not_before)
 
-    @property
-    def known(self) -> int:
-        """How many of the lane's deliveries in Redis memory knows, once all before it is written."""
-        strays = len(self.flying - self.loaded.keys())
-        return len(self.loaded) + len(self.settling) + strays
+    def load(self, delivery: Delivery) -> None:
+        """Take it into memory, unless it is there, being settled or in flight, or what Redis has or all
+        that is there is due before.
+        """
+        if self.knows(delivery.offset):
+            return
+        fits = len(self.loaded) < self.room or self._evict_later_than(delivery.due)
+        if fits and delivery.due < self.beyond:
+            self.loaded[delivery.offset] = delivery
+            self.wait(delivery)
+        else:
+            self.beyond = min(self.beyond, delivery.due)
 
-    def load(self, delivery: Delivery) -> bool:
-        """Take it into memory, unless it is there, ended or in flight, or all that is there is due before."""
-        offset = delivery.offset
-        if offset in self.loaded or offset in self.settling or offset in self.flying:
-            return False
-        if len(self.loaded) >= self.room and not self._evict_later_than(delivery.due):
-            return False
-        self.loaded[offset] = delivery
-        self.wait(delivery)
-        return True
+    def page(self, deliveries: Sequence[Delivery], pending: int) -> None:
+        """What Redis has: its first by due time, and how many in all."""
+        self.beyond = inf
+        for delivery in deliveries:
+            self.load(delivery)
+        put_off = [due for offset, due in self.settling.items() if offset not in self.loaded]
+        rest = pending > len(self.loaded.keys() | self.settling.keys() | self.flying)
+        read_to = deliveries[-1].due if deliveries else 0.0
+        self.beyond = min(self.beyond, *put_off, read_to if rest else inf)
+
+    def knows(self, offset: int) -> bool:
+        return offset in self.loaded or offset in self.settling or offset in self.flying
 
     def wait(self, delivery: Delivery) -> None:
         heapq.heappush(self.waiting, (delivery.due, delivery.offset))
@@ -116,7 +127,7 @@ class Lane:
         """All but what is in flight or being settled."""
         self.waiting.clear()
         self.loaded.clear()
-        self.more = self.asked = False
+        self.beyond, self.asked = inf, False
 
     def _evict_later_than(self, due: float) -> bool:
         """Make room for a delivery due earlier than the last one that waits."""
@@ -126,5 +137,5 @@ class Lane:
         self.waiting.remove(last)
         heapq.heapify(self.waiting)
         del self.loaded[last[1]]
-        self.more = True
+        self.beyond = min(self.beyond, last[0])
         return True

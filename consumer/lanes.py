@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from math import inf
 
 from consumer.lane import Delivery, Gate, Lane, LaneKey
 
@@ -90,22 +91,23 @@ class Lanes:
     def accept(self, delivery: Delivery) -> None:
         """A new delivery, already in Redis."""
         lane = self._lane((delivery.partition, delivery.connection))
-        if not lane.load(delivery):
-            lane.more = True
+        lane.load(delivery)
         self._look_after(lane)
 
-    def page(self, key: LaneKey, deliveries: Iterable[Delivery], pending: int) -> None:
+    def page(self, key: LaneKey, deliveries: Sequence[Delivery], pending: int) -> None:
         """The lane's next deliveries by due time, as Redis has them, and how many it has in all."""
         lane = self._lane(key)
         lane.asked = False
-        for delivery in deliveries:
-            lane.load(delivery)
-        lane.more = pending > lane.known
+        lane.page(deliveries, pending)
+        if lane.waiting and max(lane.waiting)[0] > lane.beyond:
+            self._ask(lane)
         self._look_after(lane)
 
     def refill(self, key: LaneKey) -> None:
         """The lane has deliveries in Redis that memory does not know, perhaps due before those it does."""
-        self._ask(self._lane(key))
+        lane = self._lane(key)
+        lane.beyond = NOW
+        self._ask(lane)
 
     def wanted(self) -> LaneKey | None:
         """The next lane that needs a page. It is not told again until it got one."""
@@ -133,24 +135,24 @@ class Lanes:
         """It reached its end; Redis is told by `settle`, and `settled` follows."""
         lane = self._landed(delivery)
         lane.loaded.pop(delivery.offset, None)
-        self._settle(lane, delivery.offset)
+        self._settle(lane, delivery.offset, inf)
         self._look_after(lane)
 
     def again(self, delivery: Delivery, due: float) -> bool:
         """Try it again at `due`, as Redis is told next; False when the partition was given up meanwhile.
 
-        Where Redis has more of the lane, it makes room: what memory does not know may be due before.
+        Where Redis has some that are due before, it makes room for them.
         """
         lane = self._landed(delivery)
         if lane.loaded.get(delivery.offset) is not delivery:
-            self._ask(lane)
+            self.refill(lane.key)
             return False
         delivery.due = due
-        if lane.more:
-            del lane.loaded[delivery.offset]
-            self._settle(lane, delivery.offset)
-        else:
+        self._settle(lane, delivery.offset, due)
+        if due < lane.beyond:
             lane.wait(delivery)
+        else:
+            del lane.loaded[delivery.offset]
         self._look_after(lane)
         return True
 
@@ -161,15 +163,22 @@ class Lanes:
             lane.wait(delivery)
             self._look_after(lane)
         else:
-            self._ask(lane)
+            self.refill(lane.key)
 
-    def settled(self, key: LaneKey, offsets: Iterable[int]) -> None:
-        """Redis has what became of these."""
-        lane = self._lanes.get(key)
-        if lane is not None:
-            before = len(lane.settling)
-            lane.settling.difference_update(offsets)
-            self._settling -= before - len(lane.settling)
+    def withdrawn(self, delivery: Delivery) -> bool:
+        """A removal ended it before memory held it; False where memory decides: it is there or in flight."""
+        lane = self._lane((delivery.partition, delivery.connection))
+        if lane.knows(delivery.offset):
+            return False
+        self._settle(lane, delivery.offset, inf)
+        return True
+
+    def settled(self, key: LaneKey, ended: Iterable[int] = (), put_off: Iterable[int] = ()) -> None:
+        """Redis knows that these ended, and until when those are put off, unless they ended meanwhile."""
+        lane = self._lane(key)
+        told = [*ended, *(offset for offset in put_off if lane.settling.get(offset) != inf)]
+        for offset in told:
+            self._settling -= lane.settling.pop(offset, None) is not None
 
     def take_out(self, partition: int, matches: Callable[[Delivery], bool]) -> list[Delivery]:
         """Remove waiting deliveries of a partition; those in flight stay, marked as removed."""
@@ -178,7 +187,7 @@ class Lanes:
             if lane.partition == partition:
                 taken = lane.take_out(matches)
                 for delivery in taken:
-                    self._settle(lane, delivery.offset)
+                    self._settle(lane, delivery.offset, inf)
                 self._look_after(lane)
                 out += taken
         return out
@@ -228,20 +237,18 @@ class Lanes:
             self._call_up(lane.gate, 1)
         return lane
 
-    def _settle(self, lane: Lane, offset: int) -> None:
-        if offset not in lane.settling:
-            lane.settling.add(offset)
-            self._settling += 1
+    def _settle(self, lane: Lane, offset: int, due: float) -> None:
+        self._settling += offset not in lane.settling
+        lane.settling[offset] = due
 
     def _look_after(self, lane: Lane) -> None:
         """After any change: its turn where it has work, a page where it runs low."""
         if lane.waiting and not lane.blocked:
             self._push(lane, lane.due)
-        if lane.more and len(lane.loaded) < self._max_loaded // REFILL_PART:
+        if lane.beyond < inf and len(lane.loaded) < self._max_loaded // REFILL_PART:
             self._ask(lane)
 
     def _ask(self, lane: Lane) -> None:
-        lane.more = True
         if not lane.asked:
             lane.asked = True
             self._wanted.append(lane.key)

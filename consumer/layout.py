@@ -8,6 +8,7 @@ that forgets, another layout, another topic, and a state that was never there or
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,9 +18,12 @@ from consumer.kafka_out import KafkaOut
 from consumer.keys import LAYOUT, Keys, Role
 from consumer.manifests import Remembered
 from consumer.service import Stop
-from consumer.store import Store, StoreUnavailable
+from consumer.store import Store, StoreRefused, StoreUnavailable
 from consumer.topics import Admin, Topics
 from schemas.manifest import Kind, Manifest
+
+#: Two barriers with `everysec` take longer, if they wait for the disk at all.
+TWO_FSYNCS_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +36,21 @@ class Layout:
     fingerprint_key: bytes
 
 
-def require(store: Store, admin: Admin, topics: Topics, remembered: Remembered, *, volatile_ok: bool) -> Layout:
+def require(
+    store: Store, admin: Admin, topics: Topics, remembered: Remembered, *, volatile_ok: bool
+) -> Layout:
     """The layout, or Stop with what is wrong and what to do."""
     require_durable(store, volatile_ok=volatile_ok)
     found = read(store, topics)
     if found is None:
         if remembered.init is None:
-            raise Stop(f"{topics.referrals} was never initialised: run `referrals init --from earliest|latest|TIME`")
+            raise Stop(
+                f"{topics.referrals} was never initialised: run `referrals init --from earliest|latest|TIME`"
+            )
         raise Stop(
             f"Redis at {_shown(store.url)} has no state of {topics.referrals}, which was initialised on "
-            f"{remembered.init.at:%Y-%m-%d %H:%M} UTC: Redis was lost or is another one. Check REFERRALS_REDIS, or "
-            "restore its append-only file; nothing is read or sent until then"
+            f"{remembered.init.at:%Y-%m-%d %H:%M} UTC: Redis was lost or is another one. Check "
+            "REFERRALS_REDIS, or restore its append-only file; nothing is read or sent until then"
         )
     require_topic(admin, topics, found)
     return found
@@ -52,7 +60,9 @@ def require_topic(admin: Admin, topics: Topics, layout: Layout) -> None:
     """The topic is still the one that was initialised, or Stop."""
     described = admin.describe(topics.referrals)
     if described is None:
-        raise Stop(f"topic {topics.referrals} is not in Kafka any more: check REFERRALS_KAFKA and REFERRALS_PREFIX")
+        raise Stop(
+            f"topic {topics.referrals} is not in Kafka any more: check REFERRALS_KAFKA and REFERRALS_PREFIX"
+        )
     if described.topic_id != layout.topic_id:
         raise Stop(
             f"topic {topics.referrals} was deleted and made again (its id is {described.topic_id}, "
@@ -70,9 +80,11 @@ def require_durable(store: Store, *, volatile_ok: bool) -> None:
     """Redis keeps what it is given, or Stop."""
     try:
         durability = store.durability()
-    except StoreUnavailable as error:
+    except (StoreUnavailable, StoreRefused) as error:
         where = _shown(store.url)
-        raise Stop(f"Redis at {where} is not reachable: check REFERRALS_REDIS and that it runs ({error})") from error
+        raise Stop(
+            f"Redis at {where} is not reachable: check REFERRALS_REDIS and that it runs ({error})"
+        ) from error
     if durability.eviction != "noeviction":
         raise Stop(f"Redis evicts keys ({durability.eviction}): set maxmemory-policy noeviction")
     if not durability.append_only and not volatile_ok:
@@ -80,6 +92,30 @@ def require_durable(store: Store, *, volatile_ok: bool) -> None:
             "Redis has no append-only file, so a restart loses referrals: set appendonly yes "
             "(for play only: REFERRALS_ALLOW_VOLATILE_REDIS=1)"
         )
+
+
+def require_barrier(store: Store, key: str, *, volatile_ok: bool) -> None:
+    """WAITAOF can be believed, or Stop: windows and mails rely on it against a power cut.
+
+    Under `appendfsync everysec` an honest server makes two barriers in a row wait for two fsyncs, a
+    second apart. Some acknowledge at once (Valkey 9.1.2 does, as Redis 7.4 did before redis/redis#13793).
+    """
+    fsync = None if volatile_ok else store.fsync()
+    if fsync in {None, "always"}:
+        return
+    if fsync == "no" or _two_barriers_s(store, key) < TWO_FSYNCS_S:
+        raise Stop(
+            f"Redis confirms writes before its disk has them (appendfsync {fsync}): set appendfsync always "
+            "(for play only: REFERRALS_ALLOW_VOLATILE_REDIS=1)"
+        )
+
+
+def _two_barriers_s(store: Store, key: str) -> float:
+    began = time.monotonic()
+    for _ in range(2):
+        store.command("SET", key, "1", "EX", 60)
+        store.barrier()
+    return time.monotonic() - began
 
 
 def initialise(
@@ -98,8 +134,8 @@ def initialise(
     if remembered.init is not None and remembered.init.topic_id == described.topic_id:
         raise Stop(
             f"{topics.referrals} was initialised on {remembered.init.at:%Y-%m-%d %H:%M} UTC, but Redis at "
-            f"{_shown(store.url)} knows nothing of it: starting over could send everything twice. Restore Redis's "
-            "append-only file, or, to accept that, delete and make anew the topics and Redis"
+            f"{_shown(store.url)} knows nothing of it: starting over could send everything twice. Restore "
+            "Redis's append-only file, or, to accept that, delete and make anew the topics and Redis"
         )
     layout = Layout(described.topic_id, described.partitions, tuple(starts), secrets.token_bytes(32))
     _write(store, topics, layout)
@@ -124,7 +160,15 @@ def _write(store: Store, topics: Topics, layout: Layout) -> None:
         keys = Keys(topics.referrals, role)
         for partition, start in enumerate(layout.starts):
             head = keys.head(partition)
-            fields: dict[str, str | int] = {"epoch": 0, "owner": "", "lease": 0, "barrier": 0, "prev": -1, "verdicts": "", "set": 0}
+            fields: dict[str, str | int] = {
+                "epoch": 0,
+                "owner": "",
+                "lease": 0,
+                "barrier": 0,
+                "prev": -1,
+                "verdicts": "",
+                "set": 0,
+            }
             fields |= {"marks": 0, "outbox": 0, "next": start}
             commands.append(("HSET", head, *(item for pair in fields.items() for item in pair)))
     facts: dict[str, str | int] = {
@@ -143,7 +187,9 @@ def _write(store: Store, topics: Topics, layout: Layout) -> None:
 def _required(store: Store, topics: Topics) -> Layout:
     found = read(store, topics)
     if found is None:
-        raise Stop(f"{topics.referrals} was never initialised: run `referrals init --from earliest|latest|TIME`")
+        raise Stop(
+            f"{topics.referrals} was never initialised: run `referrals init --from earliest|latest|TIME`"
+        )
     return found
 
 
@@ -163,7 +209,9 @@ def read(store: Store, topics: Topics) -> Layout | None:
     if facts.get("complete") != "1":
         raise Stop(f"the initialisation of {topics.referrals} did not finish: run `referrals init` again")
     starts = tuple(int(start) for start in facts["starts"].split(","))
-    return Layout(facts["topic_id"], int(facts["partitions"]), starts, bytes.fromhex(facts["fingerprint_key"]))
+    return Layout(
+        facts["topic_id"], int(facts["partitions"]), starts, bytes.fromhex(facts["fingerprint_key"])
+    )
 
 
 def _shown(url: str) -> str:

@@ -49,18 +49,30 @@ ENDED = Counter("referral_deliveries_ended", "Deliveries and records by how they
 OUTBOX = Gauge("referral_outbox_length", "Receipts Kafka has not acknowledged yet.")
 
 OLDEST_UNSEALED = Gauge(
-    "referral_window_oldest_unsealed_timestamp_seconds", "When the oldest open window got its first row, or 0."
+    "referral_window_oldest_unsealed_timestamp_seconds",
+    "When the oldest open window got its first row, or 0.",
 )
 FLUSH_OVERDUE = Gauge("referral_flush_overdue", "Windows whose scheduled time has passed by over 15 minutes.")
 FLUSH_STATE = Gauge("referral_flush_state", "Windows by state.", ["state"])
-FLUSHED = Counter("referral_flush_artefacts", "Files and mails by how sending them ended.", ["channel", "outcome"])
+FLUSHED = Counter(
+    "referral_flush_artefacts", "Files and mails by how sending them ended.", ["channel", "outcome"]
+)
 AMBIGUOUS = Counter("referral_ambiguous", "Attempts whose outcome nobody can know.", ["sink"])
 RECONCILE = Gauge("referral_reconcile_difference", "Difference the last reconciliation found.")
 
-ATTEMPT_OUTCOMES = ("delivered", "duplicate", "rejected", "retry", "unknown", "pause", "disable", "key_conflict")
+ATTEMPT_OUTCOMES = (
+    "delivered",
+    "duplicate",
+    "rejected",
+    "retry",
+    "unknown",
+    "pause",
+    "disable",
+    "key_conflict",
+)
 FENCED_REASONS = ("epoch", "offset", "set", "token")
 DEAD_LETTER_REASONS = ("undecodable", "rejected", "exhausted")
-WINDOW_STATES = ("CLAIMED", "SEALED", "UPLOADED", "SENDING", "DELIVERED", "HELD", "UNCERTAIN")
+WINDOW_STATES = ("CLAIMED", "SEALED", "UPLOADED", "SENDING", "ENDED", "HELD", "UNCERTAIN")
 CHANNELS = ("sftp", "email")
 SEND_OUTCOMES = ("delivered", "retry", "held", "uncertain")
 

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from consumer import intake, log, metrics
 from consumer.connection_sets import StoredSet
-from consumer.intake import Entry, Lost, Taken
+from consumer.intake import Entry, Lost
 from consumer.keys import Keys, Role
 from consumer.manifests import Remembered
 from consumer.service import Stop
@@ -98,7 +98,8 @@ class Half(Protocol):
 
 def patiently(stopping: Callable[[], bool], call: Callable[[], T]) -> T:
     """Repeat a repeatable call until Redis answers. Raises Stop after REDIS_PATIENCE_S, StoreUnavailable
-    when told to stop meanwhile."""
+    when told to stop meanwhile.
+    """
     deadline, pause = time.monotonic() + REDIS_PATIENCE_S, REDIS_PAUSE_S[0]
     while True:
         try:
@@ -107,7 +108,8 @@ def patiently(stopping: Callable[[], bool], call: Callable[[], T]) -> T:
             if stopping():
                 raise
             if time.monotonic() > deadline:
-                raise Stop(f"{error}, for {REDIS_PATIENCE_S:.0f} s: check REFERRALS_REDIS and start again") from error
+                lasted = f"{error}, for {REDIS_PATIENCE_S:.0f} s"
+                raise Stop(f"{lasted}: check REFERRALS_REDIS and start again") from error
             time.sleep(pause)
             pause = min(2 * pause, REDIS_PAUSE_S[1])
 
@@ -116,7 +118,13 @@ class Ownership:
     """The partitions of one worker."""
 
     def __init__(
-        self, store: Store, keys: Keys, half: Half, remembered: Remembered, owner: str, stopping: Callable[[], bool]
+        self,
+        store: Store,
+        keys: Keys,
+        half: Half,
+        remembered: Remembered,
+        owner: str,
+        stopping: Callable[[], bool],
     ) -> None:
         self._store, self._keys, self._half = store, keys, half
         self._remembered, self._owner, self._stopping = remembered, owner, stopping
@@ -206,8 +214,8 @@ class Ownership:
             if at < least:
                 raise Stop(
                     f"Redis went back: it stands at offset {at} of {self._keys.topic}/{partition}, but "
-                    f"{who} {least}. It was restored from an older copy: restore the newest append-only file; "
-                    "nothing is read or sent until then"
+                    f"{who} {least}. It was restored from an older copy: restore the newest append-only "
+                    "file; nothing is read or sent until then"
                 )
         if at < witness.offset:
             metrics.REDIS_REWIND.inc()

@@ -48,7 +48,9 @@ class Mark:
         return self.erased or revision <= self.revision
 
 
-def settle(keys: Keys, partition: int, epoch: int, facts: Sequence[Fact], later: Sequence[Reschedule]) -> Call:
+def settle(
+    keys: Keys, partition: int, epoch: int, facts: Sequence[Fact], later: Sequence[Reschedule]
+) -> Call:
     """Write facts and reschedules, and renew the lease if `epoch` is the owner's."""
     args: list[Argument] = [keys.prefix(partition), epoch, LEASE_MS, len(facts)]
     for fact in facts:
@@ -64,9 +66,7 @@ def lanes_of(store: Store, keys: Keys, partition: int) -> list[str]:
     return [text(name) for name in store.command("SMEMBERS", f"{keys.prefix(partition)}lanes")]
 
 
-def page(
-    store: Store, keys: Keys, key: LaneKey, epoch: int, known: int
-) -> tuple[list[Delivery], int] | None:
+def page(store: Store, keys: Keys, key: LaneKey, epoch: int, known: int) -> tuple[list[Delivery], int] | None:
     """The next deliveries of a lane by due time, and how many it has in all; None where `epoch` is not
     the owner's any more: a new owner may have accepted what the page shows, and started it.
 

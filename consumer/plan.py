@@ -48,9 +48,7 @@ class Planner:
         plan = Plan()
         for record in records:
             try:
-                referral = referrals.decode(record.value, self.by_id, routing_only=not self.whole)
-                if referral.event_type is EventType.UNKNOWN:
-                    raise Undecodable("its event_type is newer than this release")
+                referral = self._decoded(record)
             except Undecodable as error:
                 plan.dead.append((record, str(error)))
                 note = self._note(record, Outcome.UNDECODABLE, str(error), now)
@@ -59,6 +57,12 @@ class Planner:
             plan.miskeyed += record.key != referral.referral_id.encode()
             plan.entries.append(self._entry(plan, record, referral, router, now))
         return plan
+
+    def _decoded(self, record: Record) -> Referral:
+        referral = referrals.decode(record.value, self.by_id, routing_only=not self.whole)
+        if referral.event_type is EventType.UNKNOWN:
+            raise Undecodable("its event_type is newer than this release")
+        return referral
 
     def _entry(self, plan: Plan, record: Record, referral: Referral, router: Router, now: float) -> Entry:
         if referral.is_test:
@@ -78,10 +82,19 @@ class Planner:
         return Entry(
             record.offset,
             fingerprint(
-                self.fingerprint_key, referral.referral_id, referral.revision, referral.event_type, record.timestamp_ms
+                self.fingerprint_key,
+                referral.referral_id,
+                referral.revision,
+                referral.event_type,
+                record.timestamp_ms,
             ),
             receipts.duplicate_entry(
-                record.partition, record.offset, referral.referral_id, referral.revision, _sha256(record), self.service
+                record.partition,
+                record.offset,
+                referral.referral_id,
+                referral.revision,
+                _sha256(record),
+                self.service,
             ),
             referral.referral_id,
             referral.revision,
@@ -89,7 +102,12 @@ class Planner:
         )
 
     def _note(
-        self, record: Record, outcome: Outcome, reason: str | None, now: float, referral: Referral | None = None
+        self,
+        record: Record,
+        outcome: Outcome,
+        reason: str | None,
+        now: float,
+        referral: Referral | None = None,
     ) -> bytes:
         return receipts.entry(
             Receipt(

@@ -61,7 +61,7 @@ class Push:
         self.sender = Sender(self._lanes, self._outgoing)
 
     def targets(
-        self, referral: Referral, record: Record, connections: Sequence[AnyConnection]
+        self, referral: Referral, _record: Record, connections: Sequence[AnyConnection]
     ) -> Sequence[LaneTarget]:
         """A frozen body for every push connection that wants the referral, due now."""
         due_ms = int(time.time() * 1000)
@@ -177,17 +177,17 @@ class Push:
 
     def _written(self, partition: int) -> None:
         facts, later = self._unsettled.pop(partition, ([], []))
-        by_lane: dict[str, list[int]] = {}
-        told = [(fact.connection, fact.offset) for fact in facts]
-        told += [(reschedule.connection, reschedule.offset) for reschedule in later]
-        for connection, offset in told:
-            by_lane.setdefault(connection, []).append(offset)
-        for connection, offsets in by_lane.items():
-            self.sender.call(self._lanes.settled, (partition, connection), offsets)
+        by_lane: dict[str, tuple[list[int], list[int]]] = {}
+        for fact in facts:
+            by_lane.setdefault(fact.connection, ([], []))[0].append(fact.offset)
+        for reschedule in later:
+            by_lane.setdefault(reschedule.connection, ([], []))[1].append(reschedule.offset)
+        for connection, (ended, put_off) in by_lane.items():
+            self.sender.call(self._lanes.settled, (partition, connection), ended, put_off)
 
     def _orphans(self, store: Store) -> None:
         """Facts of partitions that are not ours any more: still true."""
-        for partition, out in list(self._out.items()):
+        for partition in list(self._out):
             if partition in self._owned:
                 continue
             facts, later = self._taken(partition)
@@ -253,9 +253,12 @@ class Push:
         metrics.OLDEST_PENDING.set(0 if oldest is None else thaw(oldest.raw).produced_at_us / 1e6)
 
     def _take_out(self, partition: int, known: Mapping[str, Mark]) -> None:
-        self._withdraw(self._lanes.take_out(partition, lambda delivery: removed(delivery, known)))
+        now = time.time()
+        for delivery in self._lanes.take_out(partition, lambda delivery: removed(delivery, known)):
+            self.sender.withdraw(delivery, thaw(delivery.raw), now)
 
     def _withdraw(self, deliveries: Collection[Delivery]) -> None:
         now = time.time()
         for delivery in deliveries:
-            self.sender.withdraw(delivery, thaw(delivery.raw), now)
+            if self._lanes.withdrawn(delivery):
+                self.sender.withdraw(delivery, thaw(delivery.raw), now)

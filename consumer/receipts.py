@@ -8,6 +8,8 @@ harmless: readers keep the first per key.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from consumer import dead_letters
 from consumer.kafka_out import KafkaOut, Out
 from consumer.keys import Keys
@@ -31,9 +33,17 @@ def entry_with_dead_letter(receipt: Receipt, body: bytes) -> bytes:
     return b"X" + len(encoded).to_bytes(4, "big") + encoded + body
 
 
-def duplicate_entry(partition: int, offset: int, referral_id: str, revision: int, digest: str, service: str) -> bytes:
+def duplicate_entry(
+    partition: int, offset: int, referral_id: str, revision: int, digest: str, service: str
+) -> bytes:
     """For a record that may turn out to be upstream's second publication."""
     return f"D{partition}\n{offset}\n{referral_id}\n{revision}\n{digest}\n{service}".encode()
+
+
+def waiting(store: Store, keys: Keys, partitions: Sequence[int]) -> dict[int, int]:
+    """How many entries each partition's outbox holds."""
+    lengths = store.commands([("LLEN", f"{keys.prefix(p)}outbox") for p in partitions])
+    return dict(zip(partitions, map(int, lengths), strict=True))
 
 
 def relay(store: Store, out: KafkaOut, keys: Keys, topics: Topics, partition: int, now: float) -> int:
@@ -42,7 +52,9 @@ def relay(store: Store, out: KafkaOut, keys: Keys, topics: Topics, partition: in
     Raises NotAcknowledged (nothing dropped) and StoreUnavailable.
     """
     outbox = f"{keys.prefix(partition)}outbox"
-    base, entries = store.commands([("HGET", keys.head(partition), "outbox"), ("LRANGE", outbox, 0, RELAY - 1)])
+    base, entries = store.commands(
+        [("HGET", keys.head(partition), "outbox"), ("LRANGE", outbox, 0, RELAY - 1)]
+    )
     if not entries:
         return 0
     out.send([record for raw in entries for record in _records(topics, raw, now)])

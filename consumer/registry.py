@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import httpx
+import httpx2
 from confluent_kafka.schema_registry import Schema as Registered
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
@@ -60,12 +60,9 @@ class Registry:
             except SchemaRegistryError as error:
                 # A bare 404 is another server's, or another path's: no verdict on any record.
                 if error.error_code == UNKNOWN_SCHEMA:
-                    if len(self._unknown) >= MAX_KEPT:
-                        self._unknown.clear()
-                    self._unknown[schema_id] = time.monotonic() + UNKNOWN_S
-                    raise Undecodable(f"the Schema Registry has no schema {schema_id}") from error
+                    raise self._no_such(schema_id) from error
                 why = f"HTTP {error.http_status_code}"
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 why = type(error).__name__
             except (ValueError, TypeError, KeyError, AttributeError):
                 why = "what answers is no Schema Registry"
@@ -78,6 +75,12 @@ class Registry:
             log.trouble("registry.unreachable", reason=why)
             if self._pause(PAUSE_S):
                 raise Stop(f"told to stop while the Schema Registry does not answer ({why})")
+
+    def _no_such(self, schema_id: int) -> Undecodable:
+        if len(self._unknown) >= MAX_KEPT:
+            self._unknown.clear()
+        self._unknown[schema_id] = time.monotonic() + UNKNOWN_S
+        return Undecodable(f"the Schema Registry has no schema {schema_id}")
 
 
 def register(url: str, subject: str, schema: str) -> int:
@@ -92,17 +95,17 @@ def register(url: str, subject: str, schema: str) -> int:
             try:
                 found = client.lookup_schema(subject, wanted).schema_id
             except SchemaRegistryError as error:
-                if error.http_status_code != httpx.codes.NOT_FOUND:
+                if error.http_status_code != httpx2.codes.NOT_FOUND:
                     raise
                 found = None
             return int(client.register_schema(subject, wanted)) if found is None else found
     except SchemaRegistryError as error:
         why = f"HTTP {error.http_status_code}, code {error.error_code}"
-        if error.http_status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+        if error.http_status_code >= httpx2.codes.INTERNAL_SERVER_ERROR:
             raise Stop(f"the Schema Registry is in trouble ({why}): try again later") from error
         hint = "it does not fit the versions that stand there, or is not yours to register"
         raise Stop(f"the Schema Registry refuses the schema for {subject} ({why}): {hint}") from error
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         why = type(error).__name__
         raise Stop(f"the Schema Registry does not answer ({why}): check REFERRALS_SCHEMA_REGISTRY") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -27,7 +27,8 @@ class Router:
     def __init__(self, connections: ConnectionSet) -> None:
         self._by_account: dict[str, list[_Wanted]] = {
             account.account: [
-                _Wanted(c, None if c.campaigns == "all" else frozenset(c.campaigns)) for c in account.connections
+                _Wanted(c, None if c.campaigns == "all" else frozenset(c.campaigns))
+                for c in account.connections
             ]
             for account in connections.accounts
         }
@@ -36,9 +37,7 @@ class Router:
     def connections(self, referral: Referral) -> Sequence[AnyConnection]:
         """All that want it, of every kind; none means the record is UNROUTED."""
         wanted = self._by_account.get(referral.account_id, ())
-        return [
-            w.connection for w in wanted if w.campaigns is None or referral.campaign_id in w.campaigns
-        ]
+        return [w.connection for w in wanted if w.campaigns is None or referral.campaign_id in w.campaigns]
 
     def of_kinds(self, kinds: Collection[str]) -> dict[str, AnyConnection]:
         return {name: connection for name, connection in self.by_name.items() if connection.kind in kinds}

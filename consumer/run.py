@@ -7,8 +7,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
-from consumer import connection_sets, folder as folders, layout, log, manifests, metrics, receipts
+from consumer import connection_sets, layout, log, manifests, metrics, receipts
+from consumer import folder as folders
 from consumer.kafka_out import KafkaOut, NotAcknowledged
 from consumer.keys import Keys, Role
 from consumer.layout import Layout
@@ -49,7 +51,15 @@ class Ground:
                 self.remembered,
                 volatile_ok=settings.allow_volatile_redis,
             )
-        except (TopicTrouble, StreamFailed, StoreUnavailable) as error:
+        except (TopicTrouble, StreamFailed, StoreUnavailable, StoreRefused) as error:
+            raise Stop(str(error)) from error
+
+    def require_barrier(self) -> None:
+        """Only who sends what cannot be taken back asks for this. Raises Stop."""
+        volatile_ok = self.settings.allow_volatile_redis
+        try:
+            layout.require_barrier(self.store, f"{self.topics.referrals}:barrier", volatile_ok=volatile_ok)
+        except (StoreUnavailable, StoreRefused) as error:
             raise Stop(str(error)) from error
 
     def new_store(self) -> Store:
@@ -60,8 +70,9 @@ class Ground:
     def _remember(self) -> manifests.Remembered:
         if self.admin.describe(self.topics.manifests) is None:
             raise Stop(
-                f"topic {self.topics.manifests} is not in Kafka: {self.topics.referrals} was never initialised here, "
-                "or its topics are gone. Check REFERRALS_KAFKA, or run `referrals init --from earliest|latest|TIME`"
+                f"topic {self.topics.manifests} is not in Kafka: {self.topics.referrals} was never "
+                "initialised here, or its topics are gone. Check REFERRALS_KAFKA, or run "
+                "`referrals init --from earliest|latest|TIME`"
             )
         return manifests.remember(self.settings.kafka, self.settings.kafka_config, self.topics)
 
@@ -69,7 +80,9 @@ class Ground:
 class Background:
     """A thread that repeats something until the service stops; what ends it is told to the main loop."""
 
-    def __init__(self, name: str, stopping: threading.Event, pause_s: float, work: Callable[[], bool]) -> None:
+    def __init__(
+        self, name: str, stopping: threading.Event, pause_s: float, work: Callable[[], bool]
+    ) -> None:
         """`work` returns whether there was something to do: then it is called again at once."""
         self.failure: str | None = None
         self._stopping, self._pause_s, self._work = stopping, pause_s, work
@@ -112,7 +125,15 @@ def run(
     stopping = service.stopping
     ownership = Ownership(ground.store, ground.keys, half, ground.remembered, owner, stopping.is_set)
     worker = Worker(
-        service, ground.store, ground.out, ground.keys, ground.topics, ground.layout.partitions, planner, half, ownership
+        service,
+        ground.store,
+        ground.out,
+        ground.keys,
+        ground.topics,
+        ground.layout.partitions,
+        planner,
+        half,
+        ownership,
     )
     relay_store = ground.new_store()
     helpers = [
@@ -173,33 +194,31 @@ def adopt_files(ground: Ground) -> None:
 
 def _relay(ground: Ground, store: Store, ownership: Ownership) -> bool:
     """Bring receipts to Kafka; an outage of either side leaves them where they are."""
-    moved = 0
-    waiting = 0
-    for partition in list(ownership.owned):
-        try:
-            count = receipts.relay(store, ground.out, ground.keys, ground.topics, partition, time.time())
-        except (NotAcknowledged, StoreUnavailable, StoreRefused) as error:
-            log.trouble("receipts.delayed", partition=partition, reason=str(error))
-            return False
-        moved += count
-        waiting += count == receipts.RELAY
-    metrics.OUTBOX.set(moved)
-    return waiting > 0
+    try:
+        waiting = receipts.waiting(store, ground.keys, list(ownership.owned))
+        metrics.OUTBOX.set(sum(waiting.values()))
+        for partition in (p for p, length in waiting.items() if length):
+            receipts.relay(store, ground.out, ground.keys, ground.topics, partition, time.time())
+    except (NotAcknowledged, StoreUnavailable, StoreRefused) as error:
+        log.trouble("receipts.delayed", reason=str(error))
+        return False
+    return any(length > receipts.RELAY for length in waiting.values())
 
 
 def _relay_rest(ground: Ground, partitions: Iterable[int]) -> None:
     """A last round, so that a stopped service leaves no receipt behind if it can help it."""
     for partition in partitions:
         try:
-            while receipts.relay(ground.store, ground.out, ground.keys, ground.topics, partition, time.time()):
+            while receipts.relay(
+                ground.store, ground.out, ground.keys, ground.topics, partition, time.time()
+            ):
                 pass
         except (NotAcknowledged, StoreUnavailable, StoreRefused):
             return
 
 
 def _watch(ground: Ground) -> bool:
-    try:
+    # While Kafka is away, waiting is all there is to do.
+    with suppress(TopicTrouble):
         layout.require_topic(ground.admin, ground.topics, ground.layout)
-    except TopicTrouble:
-        pass  # Kafka is away: waiting is all there is to do
     return False

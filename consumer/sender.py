@@ -146,7 +146,9 @@ class Sender:
             return request
         return crm.classify(connection, await self._http.send(request), time.time())
 
-    def _conclude(self, delivery: Delivery, frozen: Frozen, connection: HttpConnection, answer: Answer) -> None:
+    def _conclude(
+        self, delivery: Delivery, frozen: Frozen, connection: HttpConnection, answer: Answer
+    ) -> None:
         now = time.time()
         attempts = delivery.attempts + 1
         decision = conclude(frozen, connection, answer, attempts, now, random.random())  # noqa: S311 - jitter

@@ -89,7 +89,8 @@ def settings() -> Settings:
         return Settings.model_validate(given)
     except ValidationError as error:
         wrong = "; ".join(
-            f"REFERRALS_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors(include_input=False)
+            f"REFERRALS_{str(item['loc'][0]).upper()}: {item['msg']}"
+            for item in error.errors(include_input=False)
         )
         raise Stop(f"environment: {wrong}") from error
 
@@ -127,7 +128,9 @@ class Service:
             self._server = ThreadingHTTPServer((settings.http_host, settings.http_port), handler)
         except OSError as error:
             where = f"{settings.http_host}:{settings.http_port}"
-            raise Stop(f"cannot listen on {where} for /metrics: {error.strerror}; set REFERRALS_HTTP_PORT") from error
+            raise Stop(
+                f"cannot listen on {where} for /metrics: {error.strerror}; set REFERRALS_HTTP_PORT"
+            ) from error
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()

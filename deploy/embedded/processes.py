@@ -44,6 +44,8 @@ _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 #: Whether a child can be used, given what it has printed since this start.
 Ready = Callable[[str], bool]
+#: Sleeps so many seconds; may raise to give up waiting.
+Pause = Callable[[float], None]
 
 
 class StartError(RuntimeError):
@@ -88,7 +90,8 @@ class Child:
             self._process = self._launch()
         self.wait_ready()
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, pause: Pause = time.sleep) -> None:
+        """Raises StartError, and what `pause` raises."""
         command = self.command
         deadline = time.monotonic() + command.ready_within
         while not command.ready(self.output()):
@@ -103,7 +106,7 @@ class Child:
                     f"{command.name} was not ready within {command.ready_within:g} s; it is stopped. "
                     f"Its last line: {self.last_line()}"
                 )
-            time.sleep(POLL_SECONDS)
+            pause(POLL_SECONDS)
 
     def stop(self) -> int:
         """SIGTERM, then SIGKILL when it takes too long. Returns the exit code."""

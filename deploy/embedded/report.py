@@ -7,31 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from deploy.embedded.reconcile import Tally
+from deploy.embedded.times import Times
 
 #: Key in the JSON file, and what a newcomer calls it.
 KINDS = {"push": "requests to CRMs", "sftp": "rows in files by SFTP", "email": "rows in mails"}
 FAULTS = ("lost", "duplicates", "uncertain", "strays", "mismatches")
 NEWLINE = "\n"  # Python 3.11 takes no backslash inside an f-string
 COLUMNS = ("expected", "delivered", "pending", "repeats", "lost", "duplicates")
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Seconds. `p50` and `p99`: from publication to acceptance by a healthy CRM, at the steady rate.
-
-    `published`: the burst of so many, and `drained`: from its beginning until the healthy CRMs had all of it.
-    `recovered`: from when the CRMs that answered 503 worked again until they had all of theirs.
-    """
-
-    p50: float
-    p99: float
-    burst: int
-    published: float
-    drained: float
-    drained_per_second: float
-    recovered: float
-    flushed: float
-    total: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from console.begin import begin
 from consumer.service import Settings, Stop
 from deploy.embedded import account_files, broker, valkey
 from deploy.embedded.accounts import Plan, plan
-from deploy.embedded.processes import Child, Command, StartError, free_port, printed, raise_open_files
+from deploy.embedded.processes import Child, Command, Pause, StartError, free_port, printed, raise_open_files
 from deploy.embedded.supervisor import Supervisor
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +34,7 @@ SESSION_TIMEOUT_MS = 6_000
 #: with the usual 500 ms it alone would make up the latency.
 FETCH_WAIT_MS = 20
 #: The first join, on two busy cores.
-JOINED_WITHIN = 60.0
-JOIN_POLL = 0.1
+JOINED_WITHIN, JOIN_POLL = 60.0, 0.1
 #: Receivers and services answer a probe at once.
 PROBE_TIMEOUT = 5.0
 
@@ -53,9 +52,10 @@ Say = Callable[[str], None]
 class Stack:
     """Started whole or not at all; `stop` leaves nothing running. Start it from the main thread."""
 
-    def __init__(self, folder: Path, say: Say, cron: str = account_files.CRON) -> None:
-        """`cron`: when the file connections' windows are due. `say` prints one line for a person."""
+    def __init__(self, folder: Path, say: Say, pause: Pause, cron: str = account_files.CRON) -> None:
+        """`say` prints one line for a person. `cron`: when the file connections' windows are due."""
         self.folder, self._say, self._cron = folder.absolute(), say, cron
+        self.pause = pause
         self.plan: Plan = plan()
         self.ports = dict(zip(PROCESSES, _free_ports(len(PROCESSES)), strict=True))
         self.settings = Settings(
@@ -96,7 +96,10 @@ class Stack:
         return self.folder / "received" / f"{receiver}.jsonl"
 
     def start(self) -> None:
-        """Raises StartError with one line that says which log to read; call `stop` in any case."""
+        """Raises StartError with one line that says which log to read, and what `pause` raises.
+
+        Call `stop` or `kill` in any case.
+        """
         raise_open_files()
         self.take_folder()
         self._say("starting the broker, Valkey, a CRM, an SFTP server and an inbox")
@@ -112,7 +115,7 @@ class Stack:
         trouble = self._supervisor.check(now)
         if trouble is None and self._recovered not in {0, self._children["crm"].pid}:
             self.recover()  # restarted, it has its first modes again
-        return None if trouble is None else f"{trouble} (logs in {shown(self.folder)})"
+        return None if trouble is None else f"{trouble} (logs: {shown(self.folder)}/*.log)"
 
     def recover(self) -> None:
         """The CRMs that answered 503 work again; the hanging one does not."""
@@ -150,22 +153,21 @@ class Stack:
 
     def _launch(self, commands: list[Command]) -> None:
         try:
-            for child in self._supervisor.start_together(commands):
+            for child in self._supervisor.start_together(commands, self.pause):
                 self._children[child.command.name] = child
         except StartError as error:
-            raise StartError(f"{error} (logs in {shown(self.folder)})") from error
+            raise StartError(f"{error} (logs: {shown(self.folder)}/*.log)") from error
 
     def _initialise(self) -> None:
         key = self._children["sftp"].output().split()[2]  # ready PORT KEY
-        account_files.write(
-            self.plan, self.connections, self.ports["crm"], self.ports["sftp"], key, self._cron
-        )
+        ports = self.ports
+        account_files.write(self.plan, self.connections, ports["crm"], ports["sftp"], key, self._cron)
         try:
             begin(self.settings, "earliest", PARTITIONS, 1)
             connections.apply(self.settings, connections.read(self.settings, str(self.connections)))
         except Stop as stop:
             raise StartError(
-                f"the stack cannot be initialised: {stop} (logs in {shown(self.folder)})"
+                f"the stack cannot be initialised: {stop} (logs: {shown(self.folder)}/*.log)"
             ) from stop
 
     def _joined(self) -> None:
@@ -179,7 +181,7 @@ class Stack:
                     trouble += f" (its log: {shown(self.log(name))})"
                 if trouble is not None:
                     raise StartError(trouble)
-                time.sleep(JOIN_POLL)
+                self.pause(JOIN_POLL)
 
     def _broker(self) -> Command:
         return broker.command(self.log("broker"), self.ports["broker"])
@@ -203,9 +205,9 @@ class Stack:
 
     def _service(self, name: str) -> Command:
         # A setting of the person who starts this is not meant for the stack; empty counts as unset.
-        unset = {variable: "" for variable in os.environ if variable.startswith("REFERRALS_")}
-        own = {"REFERRALS_HTTP_PORT": str(self.ports[name])}
-        environment = {**unset, **self.variables, **self.plan.environment, **own}
+        environment = {variable: "" for variable in os.environ if variable.startswith("REFERRALS_")}
+        environment |= {**self.variables, **self.plan.environment}
+        environment["REFERRALS_HTTP_PORT"] = str(self.ports[name])
         return self._python(name, list(SERVICES[name]), '"service.started"', environment)
 
     @property

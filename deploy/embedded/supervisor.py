@@ -6,7 +6,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from deploy.embedded.processes import Child, Command, StartError, start
+from deploy.embedded.processes import Child, Command, Pause, StartError, start
 
 #: More deaths than this of one child within the window is a crash loop, not an accident.
 MAX_RESTARTS = 20
@@ -28,11 +28,14 @@ class Supervisor:
         self._keep(child)
         return child
 
-    def start_together(self, commands: Sequence[Command]) -> list[Child]:
-        """Start those that do not need each other, and wait for all. Raises StartError; then call `stop`."""
+    def start_together(self, commands: Sequence[Command], pause: Pause) -> list[Child]:
+        """Start those that do not need each other, and wait for all; after an error call `stop`.
+
+        Raises StartError, and what `pause` raises.
+        """
         children = [self._keep(Child(command)) for command in commands]
         for child in children:
-            child.wait_ready()
+            child.wait_ready(pause)
         return children
 
     def check(self, now: float) -> str | None:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 from consumer.kafka_out import NotAcknowledged
 from deploy.embedded.accounts import TROUBLE_SECONDS
+from deploy.embedded.interrupts import Interrupted, Interrupts
 from deploy.embedded.processes import StartError
 from deploy.embedded.publisher import Publisher
 from deploy.embedded.stack import RECEIVERS, ROOT, SERVICES, Stack, shown
@@ -71,8 +70,9 @@ def told(stack: Stack) -> str:
         f"Redis    {stack.settings.redis}",
         f"got      {', '.join(shown(stack.effects(name)) for name in RECEIVERS)}: a line per effect",
         f"files    {shown(stack.files)}/ACCOUNT/, attachments of mails in {shown(stack.mails)}/",
-        "for the `referrals` command, in another terminal:",
-        f"  . {shown(stack.folder / 'env')}   # that is:",
+        "the `referrals` command, in another terminal:",
+        f"  . {shown(stack.folder / 'env')} && {shown(Path(sys.executable))} -m console --help",
+        "which sets",
         *(f"  {line}" for line in exports(environment(stack)).splitlines()),
     ]
     return "\n".join(lines)
@@ -87,7 +87,7 @@ def exports(variables: Mapping[str, str]) -> str:
 
 
 def keep(stack: Stack) -> str:
-    """Look after the stack until it must stop; why."""
+    """Look after the stack until it must stop; why. Raises Interrupted."""
     pids: dict[str, int] = {}
     recover_at: float | None = time.monotonic() + TROUBLE_SECONDS
     while True:
@@ -102,7 +102,7 @@ def keep(stack: Stack) -> str:
             stack.recover()
             recover_at = None
             say("the CRMs that answered 503 work again")
-        time.sleep(CHECK_EVERY)
+        stack.pause(CHECK_EVERY)
 
 
 def _replace(path: Path, content: str) -> None:
@@ -116,10 +116,6 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(
@@ -129,32 +125,39 @@ def main() -> int:
     parser.add_argument("--referrals", type=int, default=FIRST, help="referrals at the start")
     parser.add_argument("--out", type=Path, default=FOLDER, help="a folder for all of it, emptied first")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    stack = Stack(given.out, say, CRON)
+    interrupts = Interrupts()
+    stack = Stack(given.out, say, interrupts.pause, CRON)
+    started = False
     try:
         stack.start()
         (stack.folder / "env").write_text(exports(environment(stack)), "utf-8")
         say(told(stack))
         Trickle(stack, given.referrals, given.rate).start()
+        started = True
         say("running until Ctrl-C")
         trouble = keep(stack)
     except StartError as error:
         trouble = str(error)
-    except KeyboardInterrupt:
-        say("\nstopping; Ctrl-C again to stop at once")
-        _stop(stack)
+    except Interrupted:
+        _stop(stack, started=started)
         return 0
+    except KeyboardInterrupt:
+        return 130
     finally:
         stack.kill()
     sys.stderr.write(f"{trouble}\n")
     return 1
 
 
-def _stop(stack: Stack) -> None:
+def _stop(stack: Stack, *, started: bool) -> None:
+    if not started:
+        say("\nstopped")
+        return
+    say("\nstopping; Ctrl-C again to stop at once")
     try:
         stack.stop()
     except KeyboardInterrupt:
-        stack.kill()
+        say("\nstopped at once")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ REWRITE_FROM = "256mb"
 
 
 def command(
-    folder: Path, log: Path, port: int, fsync: Fsync = "everysec", extra: tuple[str, ...] = ()
+    folder: Path, log: Path, port: int, fsync: Fsync = "always", extra: tuple[str, ...] = ()
 ) -> Command:
     """Valkey on 127.0.0.1:`port` with its files in `folder`. Raises StartError.
 

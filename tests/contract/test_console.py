@@ -148,33 +148,50 @@ def clean(**more: str) -> dict[str, str]:
 
 # --- Every mistake is one clear line. -----------------------------------------------------------------
 
-#: Everything that starts on the same ground: each must refuse alike.
-PROCESSES = {
+#: Everything that stands on the same ground: each must refuse alike.
+SERVICES = {
     "push": ("consumer",),
     "collect": ("batcher", "collect"),
     "flush": ("batcher", "flush"),
-    "referrals init": ("console", "init", "--from", "earliest"),
-    "referrals connections apply": ("console", "connections", "apply", "{folder}"),
-    "referrals connections pause": ("console", "connections", "pause", "acme-drop"),
+}
+COMMANDS = {
+    "referrals init": ("init", "--from", "earliest"),
+    "referrals apply": ("connections", "apply", "{folder}"),
+    "referrals pause": ("connections", "pause", "acme-drop"),
     "referrals export": (
-        "console", "export", "--account", "acme", "--from", "2026-01-01T00:00Z", "--to", "2026-01-02T00:00Z",
+        "export", "--account", "acme", "--from", "2026-01-01T00:00Z", "--to", "2026-01-02T00:00Z",
     ),
-    "referrals windows": ("console", "windows"),
+    "referrals windows": ("windows",),
 }  # fmt: skip
+ALL = (*SERVICES, *COMMANDS)
+#: `init` mends some of what the others refuse.
+BUT_INIT = tuple(name for name in ALL if name != "referrals init")
+#: These ask Redis alone.
+WITHOUT_KAFKA = ("referrals pause", "referrals windows")
 
 
 def refusals(deployment: Deployment, *names: str, **changes: str) -> dict[str, list[str]]:
-    """What these processes say on standard error, log lines aside. Each must end with code 1."""
-    environment = clean(**{**deployment.environment, **changes})
+    """What these say on standard error, log lines aside. Each must end with code 1 and no traceback."""
+    environment = deployment.environment | changes
     running = {
         name: subprocess.Popen(
-            [sys.executable, "-m", *(part.format(folder=deployment.folder) for part in PROCESSES[name])],
-            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-m", *SERVICES[name]],
+            cwd=ROOT, env=clean(**environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
         )
-        for name in names or PROCESSES
+        for name in names
+        if name in SERVICES
     }  # fmt: skip
     said = {}
     try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            for name in names:
+                if name in COMMANDS:
+                    done = deployment.run(*(part.format(folder=deployment.folder) for part in COMMANDS[name]))
+                    assert (done.code, done.out) == (1, ""), (name, done)
+                    said[name] = done.err.splitlines()
         for name, process in running.items():
             out, err = process.communicate(timeout=SECONDS)
             assert "Traceback" not in out + err, (name, err)
@@ -182,8 +199,8 @@ def refusals(deployment: Deployment, *names: str, **changes: str) -> dict[str, l
             said[name] = [line for line in err.splitlines() if not line.startswith('{"')]
     finally:
         for process in running.values():
-            process.kill()
-            process.wait()
+            with process:
+                process.kill()
     return said
 
 
@@ -193,14 +210,11 @@ def all_say(said: dict[str, list[str]], *parts: str) -> None:
         assert [part for part in parts if part not in lines[0]] == [], (name, lines)
 
 
-OTHERS = tuple(name for name in PROCESSES if name != "referrals init")
-
-
 def test_an_unreachable_redis(deployment: Deployment) -> None:
     url = f"redis://:hunter2@127.0.0.1:{free_port()}/0"
     deployment.folder.mkdir()
     (deployment.folder / "acme.yaml").write_text(ACME)
-    said = refusals(deployment, REFERRALS_REDIS=url)
+    said = refusals(deployment, *ALL, REFERRALS_REDIS=url)
     all_say(said, "is not reachable: check REFERRALS_REDIS and that it runs")
     assert not [line for lines in said.values() for line in lines if "hunter2" in line]
 
@@ -227,7 +241,7 @@ def test_a_redis_that_forgets(
     (deployment.folder / "acme.yaml").write_text(ACME)
     forgetful = start_valkey(tmp_path / "forgetful", extra=options)
     try:
-        all_say(refusals(deployment, REFERRALS_REDIS=forgetful.url), says)
+        all_say(refusals(deployment, *ALL, REFERRALS_REDIS=forgetful.url), says)
     finally:
         forgetful.stop()
 
@@ -257,20 +271,20 @@ def test_another_layout(deployment: Deployment, version: str, says: str) -> None
     deployment.connect()
     with deployment.valkey.client() as client:
         client.hset(f"{deployment.topics.referrals}:layout", "layout", version)
-    all_say(refusals(deployment), f"Redis holds layout {version}", says)
+    all_say(refusals(deployment, *ALL), f"Redis holds layout {version}", says)
 
 
 def test_never_initialised(deployment: Deployment) -> None:
     deployment.folder.mkdir()
     (deployment.folder / "acme.yaml").write_text(ACME)
     all_say(
-        refusals(deployment, *OTHERS), "never initialised", "`referrals init --from earliest|latest|TIME`"
+        refusals(deployment, *BUT_INIT), "never initialised", "`referrals init --from earliest|latest|TIME`"
     )
     admin = Admin(deployment.kafka.bootstrap, {})
     for topic in (deployment.topics.referrals, deployment.topics.manifests):
         admin.create(topic, 1, {}, 1)
     all_say(
-        refusals(deployment, *OTHERS),
+        refusals(deployment, "push", "referrals apply", "referrals pause"),
         f"{deployment.topics.referrals} was never initialised: run `referrals init",
     )
 
@@ -280,7 +294,7 @@ def test_an_initialisation_that_died_half_way(deployment: Deployment) -> None:
     deployment.connect()
     with deployment.valkey.client() as client:
         client.hset(f"{deployment.topics.referrals}:layout", "complete", "0")
-    all_say(refusals(deployment, *OTHERS), "did not finish: run `referrals init` again")
+    all_say(refusals(deployment, "push", "referrals apply"), "did not finish: run `referrals init` again")
 
 
 def test_lost(deployment: Deployment) -> None:
@@ -289,7 +303,7 @@ def test_lost(deployment: Deployment) -> None:
     with deployment.valkey.client() as client:
         client.flushall()
     all_say(
-        refusals(deployment, *OTHERS),
+        refusals(deployment, *BUT_INIT),
         "which was initialised on",
         "Redis was lost or is another one",
         "REFERRALS_REDIS",
@@ -305,14 +319,12 @@ def test_an_unknown_topic(deployment: Deployment) -> None:
     deployment.init()
     deployment.connect()
     deleted(deployment, deployment.topics.referrals)
-    asking_kafka = [
-        name for name in OTHERS if name not in {"referrals connections pause", "referrals windows"}
-    ]
+    asking_kafka = [name for name in BUT_INIT if name not in WITHOUT_KAFKA]
     all_say(refusals(deployment, *asking_kafka), "is not in Kafka any more: check REFERRALS_KAFKA")
     # Made anew it is another topic: its offsets are not those that Redis holds.
     Admin(deployment.kafka.bootstrap, {}).create(deployment.topics.referrals, PARTITIONS, {}, 1)
     all_say(
-        refusals(deployment, *asking_kafka, "referrals init"),
+        refusals(deployment, "push", "referrals init"),
         "was deleted and made again",
         "`referrals init`",
     )
@@ -323,7 +335,7 @@ def test_an_unreachable_kafka(deployment: Deployment) -> None:
     (deployment.folder / "acme.yaml").write_text(ACME)
     bootstrap = f"127.0.0.1:{free_port()}"
     all_say(
-        refusals(deployment, "push", "flush", "referrals init", "referrals connections apply", REFERRALS_KAFKA=bootstrap),
+        refusals(deployment, *SERVICES, "referrals init", REFERRALS_KAFKA=bootstrap),
         f"Kafka at {bootstrap} does not answer", "check REFERRALS_KAFKA and that the broker runs",
     )  # fmt: skip
 
@@ -350,7 +362,7 @@ def test_malformed_files_are_told_whole_with_file_and_line(deployment: Deploymen
         "push",
         "collect",
         "flush",
-        "referrals connections apply",
+        "referrals apply",
         REFERRALS_CONNECTIONS=str(deployment.folder),
     )
     checked = deployment.run("connections", "check", str(deployment.folder))
@@ -391,7 +403,8 @@ def test_a_wrong_setting_is_named_and_its_value_is_not(
 
 
 def deleted(deployment: Deployment, topic: str) -> None:
-    AdminClient({"bootstrap.servers": deployment.kafka.bootstrap}).delete_topics([topic])[topic].result(20)
+    client = AdminClient({"bootstrap.servers": deployment.kafka.bootstrap})
+    client.delete_topics([topic])[topic].result(20)
     admin = Admin(deployment.kafka.bootstrap, {})
     eventually(lambda: admin.describe(topic) is None)
 
@@ -788,7 +801,10 @@ def test_with_a_registry_records_carry_its_schema_id(
         }
         for record in deployment.records():
             assert (record.value or b"")[:5] == b"\x00\x00\x00\x00\x07"
-            assert referral.decode(record.value, Registry(url)).fields["first_name"] == "Nguyễn Zoë"
+            assert (
+                referral.decode(record.value, Registry(url, threading.Event().wait)).fields["first_name"]
+                == "Nguyễn Zoë"
+            )
         rows, _ = exported(deployment)
         assert sorted(row["referral_id"] for row in rows) == ["r-1", "r-2"]
 
@@ -818,7 +834,8 @@ def test_a_registry_in_trouble_is_one_line(
 
 # --- export ------------------------------------------------------------------------------------------
 
-NOW = datetime.now(UTC)
+#: Kafka counts milliseconds.
+NOW = datetime.now(UTC).replace(microsecond=0)
 
 
 def hours(number: float) -> datetime:
@@ -850,7 +867,7 @@ def test_an_export_is_what_a_file_would_hold(deployment: Deployment, tmp_path: P
         as_json("r-5", campaign_id="c-2"),
         as_json("r-6", account_id="globex"),
         as_json("r-7", event_type="WITHDRAWN"),
-        as_json("r-7", event_type="CORRECTED", revision=1, first_name="Zoë; \"die\" Zweite"),
+        as_json("r-7", event_type="CORRECTED", revision=1, first_name='Zoë; "die" Zweite'),
     )  # fmt: skip
     assert deployment.run("publish", path).code == 0
     KafkaOut(deployment.kafka.bootstrap, {}).send([Out(deployment.topics.referrals, "r-8", b"not Avro")])
@@ -924,10 +941,10 @@ def test_an_export_moves_nothing(deployment: Deployment, tmp_path: Path) -> None
     deployment.connect()
     deployment.produce(*(event(referral_id=f"r-{n}", campaign_id="c-1") for n in range(50)))
 
+    client = AdminClient({"bootstrap.servers": deployment.kafka.bootstrap})
+
     def groups() -> set[str]:
-        listed = (
-            AdminClient({"bootstrap.servers": deployment.kafka.bootstrap}).list_consumer_groups().result(20)
-        )
+        listed = client.list_consumer_groups().result(20)
         assert listed.errors == []
         return {group.group_id for group in listed.valid}
 
@@ -935,6 +952,22 @@ def test_an_export_moves_nothing(deployment: Deployment, tmp_path: Path) -> None
     rows, _ = exported(deployment)
     assert len(rows) == 50
     assert (content(deployment), groups()) == before
+
+
+def test_a_reader_that_leaves_early_is_no_error_to_tell(deployment: Deployment) -> None:
+    deployment.init()
+    deployment.connect()
+    deployment.produce(*(event(referral_id=f"r-{n}", campaign_id="c-1") for n in range(50)))
+    command = ("export", "--account", "acme", "--from", "2020-01-01", "--to", "2099-01-01")
+    with subprocess.Popen(
+        [sys.executable, "-m", "console", *command],
+        cwd=ROOT, env=clean(**deployment.environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(SECONDS) == 1
+        assert process.stderr.read() == ""
 
 
 def test_a_file_appears_whole_for_its_owner_or_not_at_all(deployment: Deployment, tmp_path: Path) -> None:

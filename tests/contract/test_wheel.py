@@ -57,7 +57,12 @@ def test_the_services_start(
     for name, module in SERVICES.items():
         argv = (sys.executable, "-m", *module)
         command = Command(
-            name, argv, tmp_path / f"{name}.log", lambda out: "service.started" in out, variables, tmp_path / "empty"
+            name,
+            argv,
+            tmp_path / f"{name}.log",
+            lambda out: "service.started" in out,
+            variables,
+            tmp_path / "empty",
         )
         child = start(command)
         assert child.stop() == 0, child.last_line()

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from batcher.desk import WORKERS
 from schemas.delivery import Outcome
-from tests.support.batch import House, csv_of, house, person, until
+from tests.support.batch import House, house, until
 from tests.support.flush_entry import Flush, Parent, parent
 from tests.support.kafka import Kafka
+from tests.support.rows import csv_of, person
 
 SFTP_STEPS = ("claimed", "sealed", "told", "uploaded", "uploaded durable", "renamed", "ended", "closing")
 FENCED = 'referral_fenced_total{reason="token"}'
@@ -76,3 +78,165 @@ def test_killed_at_a_step_one_file_arrives(place: House, services: Parent, step:
     assert sorted(told) == [f"{name}-000001", f"{name}-000002"]
     assert {receipt.outcome for receipt in told.values()} == {Outcome.DELIVERED}
     assert told[f"{name}-000001"].rows == 5 + len(early)
+
+
+MAIL_STEPS = (
+    ("claimed", 1),
+    ("sealed", 1),
+    ("told", 1),
+    ("sending durable", 1),
+    ("sent", 1),
+    ("sending durable", 2),
+    ("sent", 2),
+    ("ended", 1),
+    ("closing", 1),
+)
+
+
+@pytest.mark.parametrize("choice", ["hold", "resend"])
+@pytest.mark.parametrize(("step", "occurrence"), MAIL_STEPS)
+def test_killed_at_a_step_mails_keep_what_was_chosen(
+    place: House, services: Parent, step: str, occurrence: int, choice: str
+) -> None:
+    name = f"{choice}-{MAIL_STEPS.index((step, occurrence))}"
+    connection = place.email_connection(name, on_uncertain=choice)
+    place.empty(connection)
+    people = [person(n) for n in range(4)]
+    place.intake.put(1, [connection], *people)
+    place.ask(name)
+    assert services.flush(place.environment, step, occurrence).ended() == -signal.SIGKILL
+    fresh = services.flush(place.environment)
+    finish(place, fresh, name, 1)
+
+    # Between the intent and its answer nobody can know; everywhere else everybody does.
+    uncertain = "ab"[occurrence - 1] if step in {"sending durable", "sent"} else ""
+    expected = {"a": 1, "b": 1}
+    if uncertain:
+        expected[uncertain] = {"hold": 0, "resend": 1}[choice] + (step == "sent")
+    got = place.mails(name)
+    assert {box: len(got.get(box, [])) for box in "ab"} == expected
+    assert {mail["content"] for mails in got.values() for mail in mails} == {csv_of(people)}
+    for mails in got.values():
+        assert len({(mail["message_id"], mail["sha256"]) for mail in mails}) == 1
+    assert fresh.metric(AMBIGUOUS) == bool(uncertain)
+    (told,) = place.receipts(name)
+    held = uncertain and choice == "hold"
+    assert told.outcome == (Outcome.UNCERTAIN if held else Outcome.DELIVERED)
+    assert ("1 of 2 mails" in (told.reason or "")) == bool(held)
+    (manifest,) = place.manifests(name)
+    assert manifest.outcome == told.outcome
+    assert fresh.stop() == 0
+
+
+FROZEN_STEPS = ("claimed", "sealed", "told", "uploaded", "uploaded durable", "renamed")
+
+
+def stopped(service: Flush) -> bool:
+    return Path(f"/proc/{service.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+
+
+@pytest.mark.parametrize("step", FROZEN_STEPS)
+def test_a_frozen_worker_that_was_overtaken_stops(place: House, services: Parent, step: str) -> None:
+    name = f"frozen-{FROZEN_STEPS.index(step)}"
+    connection = place.sftp_connection(name)
+    place.empty(connection)
+    people = [person(n) for n in range(4)]
+    place.intake.put(0, [connection], *people)
+    place.ask(name)
+    frozen = services.flush(place.environment, step, number=signal.SIGSTOP)
+    until(lambda: stopped(frozen), "the first worker froze")
+    other = services.flush(place.environment)
+    finish(place, other, name, 1)
+    delivered = place.file(name)
+    frozen.send(signal.SIGCONT)
+    until(lambda: frozen.metric(FENCED) == 1, lambda: f"it was refused; {frozen.output()[-1500:]}")
+
+    assert delivered == place.file(name) == csv_of(people)
+    assert len(place.renames(name)) == 1
+    assert [receipt.outcome for receipt in place.receipts(name)] == [Outcome.DELIVERED]
+    assert "tampered" not in frozen.output()
+    assert other.metric(FENCED) == 0
+    assert [frozen.stop(), other.stop()] == [0, 0]
+
+
+@pytest.mark.parametrize("step", SFTP_STEPS)
+def test_redis_killed_at_a_step_and_started_again(place: House, services: Parent, step: str) -> None:
+    name = f"redis-{SFTP_STEPS.index(step)}"
+    connection = place.sftp_connection(name)
+    place.empty(connection)
+    people = [person(n) for n in range(4)]
+    place.intake.put(0, [connection], *people)
+    place.ask(name)
+    service = services.flush(place.environment, step, number=signal.SIGSTOP)
+    until(lambda: stopped(service), "the worker stands at the step")
+    place.valkey.kill()
+    place.valkey.restart()
+    place.reconnect()
+    service.send(signal.SIGCONT)
+    finish(place, service, name, 1)
+
+    assert place.file(name) == csv_of(people)
+    assert len(place.renames(name)) == 1
+    assert [receipt.outcome for receipt in place.receipts(name)] == [Outcome.DELIVERED]
+    assert service.stop() == 0
+
+
+ZERO = (
+    *(f'referral_flush_state{{state="{s}"}}' for s in ("CLAIMED", "SEALED", "UPLOADED", "SENDING", "HELD")),
+    *(
+        f'referral_flush_artefacts_total{{channel="{channel}",outcome="{outcome}"}}'
+        for channel in ("sftp", "email")
+        for outcome in ("delivered", "retry", "held", "uncertain")
+    ),
+    AMBIGUOUS,
+    FENCED,
+    "referral_flush_overdue",
+    "referral_window_oldest_unsealed_timestamp_seconds",
+)
+
+
+def test_told_to_stop_it_finishes_what_is_under_way_and_begins_nothing(
+    place: House, services: Parent
+) -> None:
+    names = [f"drain-{n}" for n in range(WORKERS + 1)]
+    connections = [place.sftp_connection(name) for name in names]
+    place.empty(*connections)
+    service = services.flush(place.environment)
+    until(lambda: service.port, service.output)
+    until(lambda: service.get("/readyz") == (200, "ready\n"), service.output)
+    assert service.get("/healthz") == (200, "ok\n")
+    assert {line: service.metric(line) for line in ZERO} == dict.fromkeys(ZERO, 0)
+
+    place.intake.put(0, connections, person(1))
+    place.sftp.freeze()
+    for name in names:
+        place.ask(name)
+    until(lambda: service.metric('referral_flush_state{state="SEALED"}') == WORKERS, service.output)
+    service.send(signal.SIGTERM)
+    place.sftp.thaw()
+    assert service.ended() == 0
+    assert "service.stopped" in service.output()
+    begun = [name for name in names if place.state(name) is not None]
+    assert len(begun) == WORKERS
+    assert all(place.closed(name, 1) and place.file(name) == csv_of([person(1)]) for name in begun)
+
+
+def test_told_to_stop_while_a_receiver_hangs_it_ends_all_the_same(place: House, services: Parent) -> None:
+    connection = place.sftp_connection("cut-off")
+    place.empty(connection)
+    place.intake.put(0, [connection], person(1))
+    place.ask("cut-off")
+    place.sftp.freeze()
+    try:
+        service = services.flush(place.environment, join_s=0.2)
+        until(lambda: service.port, service.output)
+        until(lambda: service.metric('referral_flush_state{state="SEALED"}') == 1, service.output)
+        service.send(signal.SIGTERM)
+        assert service.ended(within=3.0) == 0
+    finally:
+        place.sftp.thaw()
+    assert "service.cut_off" in service.output()
+    fresh = services.flush(place.environment)
+    finish(place, fresh, "cut-off", 1)
+    assert place.file("cut-off") == csv_of([person(1)])
+    assert fresh.stop() == 0

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from consumer import service
 from consumer.service import Settings
 from consumer.store import StoreUnavailable
 from deploy.embedded import received, reconcile
@@ -59,11 +60,11 @@ class Up:
     def pids(self) -> dict[str, int]:
         return json.loads((self.folder / "pids.json").read_text())
 
-    @property
-    def settings(self) -> Settings:
-        lines = (self.folder / "env").read_text().splitlines()
-        pairs = (shlex.split(line)[1].split("=", 1) for line in lines)
-        return Settings.model_validate({n.removeprefix("REFERRALS_").lower(): v for n, v in pairs})
+    def settings(self, monkeypatch: pytest.MonkeyPatch) -> Settings:
+        """As whoever sources the file `env` has them."""
+        for line in (self.folder / "env").read_text().splitlines():
+            monkeypatch.setenv(*shlex.split(line)[1].split("=", 1))
+        return service.settings()
 
     def until(self, condition: Callable[[], bool], what: str, within: float = WITHIN) -> None:
         deadline = time.monotonic() + within
@@ -95,10 +96,12 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
 
 @pytest.mark.timeout(180)
-def test_what_is_killed_comes_back_and_all_arrives_once_until_the_broker_dies(up: Up):
-    planned = plan()
-    standing = Standing(up.settings, PARTITIONS)
-    publisher = Publisher(up.settings, planned, lambda: datetime.now(UTC))
+def test_what_is_killed_comes_back_and_all_arrives_once_until_the_broker_dies(
+    up: Up, monkeypatch: pytest.MonkeyPatch
+):
+    planned, settings = plan(), up.settings(monkeypatch)
+    standing = Standing(settings, PARTITIONS)
+    publisher = Publisher(settings, planned, lambda: datetime.now(UTC))
     files = [p.name for p in planned.connections if p.kind != "http"]
     hanging = next(p.name for p in planned.connections if p.behaviour == "hanging")
     published: list[Published] = []
@@ -138,7 +141,7 @@ def test_what_is_killed_comes_back_and_all_arrives_once_until_the_broker_dies(up
     pushed = reconcile.push(expected["http"], requests, standing.pending())
     assert pushed.right, pushed
     assert set(pushed.pending_at) == {hanging}
-    assert pushed.repeats <= up.settings.max_in_flight
+    assert pushed.repeats <= settings.max_in_flight
     filed = reconcile.files(expected["sftp"], sent, (), ends)
     assert filed.right, filed
     assert filed.delivered == filed.expected > 0
@@ -156,6 +159,7 @@ def test_what_is_killed_comes_back_and_all_arrives_once_until_the_broker_dies(up
     assert not any(Path(f"/proc/{pid}").exists() for pid in {*pids.values(), *up.pids.values()})
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists a process's children in /proc")
 def test_ctrl_c_while_it_starts_leaves_nothing_running(tmp_path: Path):
     running = Up(tmp_path)
     try:
@@ -174,8 +178,8 @@ def test_ctrl_c_while_it_starts_leaves_nothing_running(tmp_path: Path):
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path):
-    first = Stack(tmp_path / "same", print)
-    second = Stack(tmp_path / "same", print)
+    first = Stack(tmp_path / "same", print, time.sleep)
+    second = Stack(tmp_path / "same", print, time.sleep)
     try:
         first.take_folder()
         with pytest.raises(StartError, match="same is in use by another run: stop that one first"):

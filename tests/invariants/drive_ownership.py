@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from consumer import intake
+from consumer.frozen import Frozen
 from consumer.intake import LEASE_MS, Accepted, Entry, Fenced, Fingerprint, LaneTarget, Taken
 from consumer.pending import Fact, Reschedule, page, settle
 from consumer.push import NOBODY
@@ -18,7 +19,8 @@ from tests.invariants.ownership_state import LEASE, Delivery, State
 
 TICK_MS = 1_000_000
 CONNECTION = "crm"
-THE_RECORD = Entry(0, Fingerprint(1, 1, 0), b"", "a", 0, (LaneTarget(CONNECTION, b"body", 0),))
+BODY = Frozen("delivery", "a", 0, "account", "campaign", 0, b"{}").freeze()
+THE_RECORD = Entry(0, Fingerprint(1, 1, 0), b"", "a", 0, (LaneTarget(CONNECTION, BODY, 0),))
 
 
 class Belief(NamedTuple):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from consumer.lane import Delivery, LaneKey
-from consumer.lanes import Lanes
+from consumer.lanes import LEASE_PAUSE_S, Lanes
 
 PARTITIONS = (0, 1)
 CONNECTIONS = ("a", "b")
@@ -83,6 +83,15 @@ class Worker(RuleBasedStateMachine):
             assert len(self.of(key[1])) < self.limits[key[1]]
             assert len(self.flying) + len(self.untold) < UNSETTLED
             self.flying.append(delivery)
+        if len(self.flying) + len(self.untold) < UNSETTLED:
+            self.nothing_waits_without_a_reason()
+
+    def nothing_waits_without_a_reason(self) -> None:
+        """Where a request may run, what is due in memory does; a lane without a lease looks again soon."""
+        for (partition, name), lane in self.lanes._lanes.items():
+            may = name not in self.paused and len(self.of(name)) < self.limits[name]
+            if may and partition in self.leases and lane.waiting and lane.due <= self.now:
+                assert lane.places[-1] <= self.now + LEASE_PAUSE_S
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data(), how=st.sampled_from(("ended", "again", "back", "stand")), delay=delays)
@@ -110,18 +119,16 @@ class Worker(RuleBasedStateMachine):
                 self.redis[key].pop(offset, None)
             elif offset in self.redis[key]:
                 self.redis[key][offset] = due
-            self.lanes.settled(key, [offset])
+            self.lanes.settled(key, **{"ended" if due is None else "put_off": [offset]})
         self.untold.clear()
 
     @rule()
     def page(self) -> None:
-        """As the worker does: facts first, then one page."""
-        self.settle()
         if (key := self.lanes.wanted()) is not None:
             earliest = sorted(self.redis[key], key=lambda offset: (self.redis[key][offset], offset))[:PAGE]
             found = [self.delivery(key, offset) for offset in earliest if (key, offset) not in self.removed]
             for offset in earliest:
-                if (key, offset) in self.removed:
+                if (key, offset) in self.removed and self.lanes.withdrawn(self.delivery(key, offset)):
                     self.end(key, offset)
             self.lanes.page(key, found, len(self.redis[key]))
 
@@ -139,9 +146,11 @@ class Worker(RuleBasedStateMachine):
 
     @rule(partition=partitions, connection=connections)
     def read_again(self, partition: int, connection: str) -> None:
-        """Redis went back, and Kafka's records come a second time."""
-        for offset in list(self.redis[partition, connection]):
-            self.lanes.accept(self.delivery((partition, connection), offset))
+        """Redis went back, and Kafka's records come a second time; intake knows which were removed."""
+        key = partition, connection
+        for offset in list(self.redis.get(key, ())):
+            if (key, offset) not in self.removed:
+                self.lanes.accept(self.delivery(key, offset))
 
     @rule(partition=partitions, rest=st.integers(0, 2))
     def remove(self, partition: int, rest: int) -> None:
@@ -149,6 +158,9 @@ class Worker(RuleBasedStateMachine):
         self.removed |= {((partition, name), offset) for name in CONNECTIONS for offset in gone}
         for delivery in self.lanes.take_out(partition, lambda delivery: delivery.offset in gone):
             self.end((partition, delivery.connection), delivery.offset)
+        for lane in self.lanes._lanes.values():
+            if lane.partition == partition:
+                assert all(lane.loaded[offset].removed for offset in gone & lane.loaded.keys())
 
     @rule(names=st.sets(connections))
     def pause(self, names: set[str]) -> None:
@@ -173,13 +185,19 @@ class Worker(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_forgotten(self) -> None:
-        """What Redis has is in memory or on its way there, or the lane knows that there is more."""
-        untold = {(key, offset) for key, offset, _ in self.untold}
+        """What Redis has is in memory, or the lane knows from when on there is more; what is in memory is
+        due before that, or a page is asked for.
+        """
         for key, offsets in self.redis.items():
-            lane = self.lanes._lanes[key]
-            unknown = offsets.keys() - lane.loaded.keys() - lane.settling - lane.flying
-            assert not unknown or lane.more, f"{key}: {unknown}"
-            assert lane.settling == {offset for where, offset in untold if where == key}
+            lane = self.lanes._lane(key)
+            unknown = offsets.keys() - lane.loaded.keys() - lane.settling.keys() - lane.flying
+            assert all(offsets[offset] >= lane.beyond for offset in unknown), f"{key}: {unknown}"
+            put_off = lane.settling.keys() - lane.loaded.keys()
+            assert all(lane.settling[offset] >= lane.beyond for offset in put_off)
+            assert lane.asked or max(lane.waiting, default=(0.0, 0))[0] <= lane.beyond
+            untold = {(offset, due is None) for where, offset, due in self.untold if where == key}
+            assert {offset for offset, ended in untold if ended} <= lane.settling.keys()
+            assert lane.settling.keys() <= {offset for offset, _ in untold}
         assert self.lanes.in_flight == len(self.flying)
 
     def teardown(self) -> None:
@@ -193,6 +211,7 @@ class Worker(RuleBasedStateMachine):
                 self.lanes.ended(self.flying[0])
                 delivery = self.flying.pop(0)
                 self.end((delivery.partition, delivery.connection), delivery.offset)
+            self.settle()
             self.page()
             if not any(self.redis.values()):
                 return

@@ -6,9 +6,9 @@ manifests go to.
 
 from __future__ import annotations
 
-import hashlib
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,104 +16,33 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from batcher.collect import targets
 from batcher.windows import State, Windows, WindowState
 from console.begin import begin
-from consumer import connection_sets, intake, layout
-from consumer.intake import Accepted, Entry, Fingerprint, Taken
+from consumer import connection_sets
 from consumer.keys import Keys, Role
 from consumer.layout import Layout
 from consumer.run import Ground
 from consumer.service import Settings
 from consumer.store import Store
-from consumer.stream import Record, read_all
+from consumer.stream import read_all
 from consumer.topics import Topics
 from deploy.embedded.processes import free_port
-from schemas import manifest, receipt, referral
+from schemas import manifest, receipt
 from schemas.connection import Account, ConnectionSet, EmailConnection, SftpConnection
 from schemas.manifest import Kind, Manifest
 from schemas.receipt import Receipt
 from tests.support.receivers import Receiver, sftp_receiver, smtp_receiver
-from tests.support.referral_events import event
+from tests.support.rows import COLUMNS, PARTITIONS, FileConnection, Intake, write_layout
 from tests.support.valkey import Valkey, start_valkey
 
-PARTITIONS = 2
 ACCOUNT = "acme"
 USER = "advertiser"
 PASSWORD = "sesame"
 SENDER = "referrals@market.example"
-COLUMNS = ("referral_id", "email", "postal_code")
+#: A topic's end is told after this; every service reads the manifests to their end when it starts.
+AT_ONCE = {"fetch.wait.max.ms": 10}
 #: Everything asked for is done within a second or two.
 WITHIN = 30.0
-
-FileConnection = SftpConnection | EmailConnection
-
-
-class Intake:
-    """The owner of all partitions of a layout just written."""
-
-    def __init__(self, store: Store, keys: Keys, partitions: int = PARTITIONS) -> None:
-        self._store, self._keys = store, keys
-        self.next = [0] * partitions
-        taken = [
-            intake.taken(store.call(intake.take(keys, p, "collect", 0))) for p in range(partitions)
-        ]
-        self._epochs = [owned.epoch for owned in taken if isinstance(owned, Taken)]
-        assert len(self._epochs) == partitions
-
-    def put(self, partition: int, connections: Sequence[FileConnection], *events: Mapping[str, Any]) -> list[bytes]:
-        """One batch of records; their rows."""
-        first, rows, entries = self.next[partition], [], []
-        for offset, given in enumerate(events, first):
-            decoded = referral.decode(value := referral.encode(given))
-            record = Record(self._keys.topic, partition, offset, None, value, 0)
-            wanted = targets(decoded, record, connections)
-            once = Fingerprint(offset, 1, offset % 7)
-            entries.append(Entry(offset, once, b"", decoded.referral_id, decoded.revision, wanted))
-            rows.append(intake.row(offset, value))
-        self.next[partition] += len(events)
-        call = intake.intake(
-            self._keys,
-            partition,
-            epoch=self._epochs[partition],
-            prev=first,
-            next_offset=self.next[partition],
-            set_version=1 << 20,
-            entries=entries,
-        )
-        assert isinstance(intake.accepted(self._store.call(call)), Accepted)
-        return rows
-
-    def remove(self, referral_id: str, *, erased: bool = False, revision: int = 0) -> None:
-        """As collect spreads a removal: over every partition."""
-        removal = intake.Removal(referral_id, erased, revision, f"removal of {referral_id}")
-        for p in range(len(self.next)):
-            self._store.call(intake.mark(self._keys, p, removal))
-
-
-def write_layout(store: Store, topics: Topics, found: Layout) -> None:
-    """An empty Redis as `init` leaves it."""
-    store.command("FLUSHDB")
-    layout._write(store, topics, found)
-    store.command("HSET", Keys(topics.referrals, Role.PUSH).layout, "complete", "1")
-
-
-def person(number: int, **changes: Any) -> dict[str, Any]:
-    return event(referral_id=f"r-{number:06d}", email=f"p{number}@example.com", revision=0, **changes)
-
-
-def chained(rows: Sequence[bytes]) -> str:
-    """Each row's digest covers the one before."""
-    digest = ""
-    for row in rows:
-        digest = hashlib.sha1(digest.encode() + row).hexdigest()
-    return digest
-
-
-def csv_of(people: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> bytes:
-    """The file these people make, written without the code under test."""
-    lines = [columns, *([str(one[name]) for name in columns] for one in people)]
-    return b"".join(",".join(f'"{cell}"' for cell in line).encode() + b"\r\n" for line in lines)
 
 
 @dataclass
@@ -136,6 +65,11 @@ class House:
     @cached_property
     def store(self) -> Store:
         return Store(self.valkey.url)
+
+    def reconnect(self) -> None:
+        """After Redis was restarted."""
+        self.store.close()
+        del self.store
 
     @property
     def topics(self) -> Topics:
@@ -206,6 +140,12 @@ class House:
         """What lies in the connection's folder on the SFTP server."""
         return {path.name: path.read_bytes() for path in (self.sftp.folder / USER / name).iterdir()}
 
+    def file(self, name: str) -> bytes:
+        """The one file there is, under its final name."""
+        ((file, content),) = self.files(name).items()
+        assert file.startswith(f"{name}-")
+        return content
+
     def renames(self, name: str) -> list[str]:
         """The final names files of the connection were ever given."""
         return [e["name"] for e in self.sftp.effects("rename") if e["name"].startswith(f"{name}/")]
@@ -224,7 +164,7 @@ class House:
     def receipts(self, name: str) -> list[Receipt]:
         """The first of each key."""
         found: dict[str, Receipt] = {}
-        for record in read_all(self.settings.kafka, {}, self.topics.receipts):
+        for record in read_all(self.settings.kafka, AT_ONCE, self.topics.receipts):
             one = receipt.decode(record.value or b"")
             if one.connection == name:
                 found.setdefault(one.subject_id, one)
@@ -233,7 +173,7 @@ class House:
     def manifests(self, name: str) -> list[Manifest]:
         """The newest of each window, as compaction keeps them."""
         found: dict[str, Manifest] = {}
-        for record in read_all(self.settings.kafka, {}, self.topics.manifests):
+        for record in read_all(self.settings.kafka, AT_ONCE, self.topics.manifests):
             one = manifest.decode(record.value or b"")
             if one.kind is Kind.WINDOW and one.connection == name:
                 found[one.key] = one
@@ -252,12 +192,13 @@ def house(folder: Path, bootstrap: str, prefix: str) -> Iterator[House]:
             "REFERRALS_KAFKA": bootstrap,
             "REFERRALS_REDIS": valkey.url,
             "REFERRALS_PREFIX": prefix,
+            "REFERRALS_KAFKA_CONFIG": json.dumps(AT_ONCE),
             "REFERRALS_SMTP": f"127.0.0.1:{smtp.port}",
             "REFERRALS_SMTP_STARTTLS": "false",
             "REFERRALS_MAIL_FROM": SENDER,
         }
         given = {name.removeprefix("REFERRALS_").lower(): value for name, value in variables.items()}
-        settings = Settings.model_validate(given)
+        settings = Settings.model_validate({**given, "kafka_config": AT_ONCE})
         begun = begin(settings, "earliest", PARTITIONS, 1)
         assert begun.layout is not None
         environment = {**variables, "SFTP_PASSWORD": PASSWORD}

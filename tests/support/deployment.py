@@ -160,10 +160,10 @@ def deployment(folder: Path, bootstrap: str, prefix: str, **environment: str) ->
             "SFTP_PASSWORD": "sesame",
             **environment,
         }
-        given = {n.removeprefix("REFERRALS_").lower(): v for n, v in variables.items() if n != "SFTP_PASSWORD"}
-        running = Deployment(
-            folder, Settings.model_validate(given), variables, valkey, crm, sftp, smtp
-        )
+        given = {
+            n.removeprefix("REFERRALS_").lower(): v for n, v in variables.items() if n != "SFTP_PASSWORD"
+        }
+        running = Deployment(folder, Settings.model_validate(given), variables, valkey, crm, sftp, smtp)
         try:
             yield running
         finally:

@@ -98,7 +98,12 @@ class Parent:
         self._count += 1
         log = self._folder / f"flush-{self._count}.log"
         log.touch()
-        given = {"environment": dict(environment), "step": step, "occurrence": occurrence, "signal": int(number)}
+        given = {
+            "environment": dict(environment),
+            "step": step,
+            "occurrence": occurrence,
+            "signal": int(number),
+        }
         answer = self.ask({**given, "join_s": join_s, "log": str(log)})
         return Flush(self, answer["pid"], log)
 
@@ -158,7 +163,7 @@ def _run(command: Mapping[str, Any]) -> None:
     entry.LOOK_S = 0.05
     desk.INTERRUPTED_S = 0.1
     desk.JOIN_S = command["join_s"]
-    os._exit(service.run(entry.flush))
+    sys.exit(service.run(entry.flush))
 
 
 def _wait(pid: int, within: float) -> int | None:

@@ -73,7 +73,9 @@ def _stored(log: Path, file: Any) -> bytes:
 
 
 def _ids(content: bytes) -> list[str]:
-    return [row["referral_id"] for row in csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))]
+    return [
+        row["referral_id"] for row in csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+    ]
 
 
 def _verdict(wanted: Counter[str], got: Counter[str], repeats: int = 0, mismatches: int = 0) -> Verdict:

@@ -19,7 +19,7 @@ VERSION_SECONDS = 20
 class Valkey:
     """A running server. `url` stays the same over a restart, and so does what its disk holds."""
 
-    def __init__(self, folder: Path, fsync: embedded.Fsync = "everysec", extra: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, fsync: embedded.Fsync = "always", extra: tuple[str, ...] = ()) -> None:
         self.port = free_port()
         self.url = embedded.url(self.port)
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ class Valkey:
         self.child.stop()
 
 
-def start_valkey(folder: Path, fsync: embedded.Fsync = "everysec", extra: tuple[str, ...] = ()) -> Valkey:
+def start_valkey(folder: Path, fsync: embedded.Fsync = "always", extra: tuple[str, ...] = ()) -> Valkey:
     """A server with its files in `folder`; `extra` options such as ("--appendonly", "no"). The caller stops it."""
     return Valkey(folder, fsync, extra)
 

@@ -120,3 +120,22 @@ def test_a_column_is_given_for_the_referrals_id(loaded: ConnectionSet, planned: 
         sources = {rule.name: rule.source for rule in loaded.by_name()[p.name][1].fields}
         assert sources[p.id_column] == "referral_id"
         assert p.kind != "http" or p.id_column == "referral_id"
+
+
+def test_mails_come_with_either_way_of_being_uncertain(loaded: ConnectionSet, planned: Plan):
+    by_name = loaded.by_name()
+    ways = Counter(by_name[p.name][1].on_uncertain for p in planned.connections if p.kind == "email")
+    assert set(ways) == {"resend", "hold"}
+    assert ways["resend"] == sum(p.resend for p in planned.connections)
+
+
+def test_the_schedule_is_the_callers(planned: Plan, tmp_path: Path):
+    write(planned, tmp_path / "connections", 8080, 2222, HOST_KEY, "* * * * *")
+    entries = [
+        entry
+        for path in (tmp_path / "connections").glob("*.yaml")
+        for entry in yaml.safe_load(path.read_text("utf-8"))["connections"]
+        if entry["kind"] != "http"
+    ]
+    assert {entry["schedule"]["cron"] for entry in entries} == {"* * * * *"}
+    assert len({entry["schedule"]["zone"] for entry in entries}) > 1

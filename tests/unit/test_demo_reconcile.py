@@ -10,8 +10,11 @@ from dataclasses import replace
 import pytest
 
 from deploy.embedded import reconcile, report
+from deploy.embedded.accounts import Plan, Planned
+from deploy.embedded.publisher import Published
 from deploy.embedded.reconcile import Artefact, Request, Tally, WindowEnd
-from deploy.embedded.report import Result, Times
+from deploy.embedded.report import Result
+from deploy.embedded.times import Moments, Times, times
 
 ROWS = [("crm", "", "r1"), ("crm", "", "r2"), ("slow", "", "r3")]
 
@@ -274,3 +277,19 @@ def test_the_document_holds_what_is_promised():
 def test_the_table_names_every_kind_and_column():
     told = report.table(RESULT)
     assert all(name in told for name in (*report.COLUMNS, *report.KINDS.values(), "hangs", "10 ms"))
+
+
+def test_times_count_healthy_crms_and_what_was_published_when():
+    connections = (
+        Planned("a", "crm", "http", "/a/"),
+        Planned("b", "late", "http", "/b/", behaviour="troubled"),
+    )
+    moments = Moments(
+        began=0.0, steady=10.0, burst=20.0, burst_ended=22.0, recovered=25.0, asked=30.0, flushed=33.0
+    )
+    published = [Published(f"r{at}", float(at), ()) for at in (5, 10, 11, 12, 20, 21)]
+    accepted = [(9.0, "crm", 5), (10.5, "crm", 10), (11.25, "crm", 11), (28.0, "late", 12), (24.0, "crm", 21)]
+    requests = [(at, effect(connection, f"r{number}")) for at, connection, number in accepted]
+    requests.append((29.0, effect("crm", "r21", kind="repeat")))
+    found = times(Plan(connections, {}, {}, {}), published, requests, moments, 40.0)
+    assert found == Times(0.25, 0.5, 2, 2.0, 4.0, 0.5, 3.0, 3.0, 40.0)

@@ -1,11 +1,10 @@
-"""What stands in deploy/ fits the code: settings, ports, paths, names, and every example file."""
+"""The example connections, Docker Compose and the images fit the code; pages name what exists."""
 
 import json
 import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,63 +14,26 @@ import asyncssh
 import pytest
 import yaml
 
-from consumer import folder, service
-from consumer.service import DRAIN_S, STUCK_AFTER_S, Settings
-from consumer.topics import DEFAULT_PARTITIONS, Topics
+from consumer import folder
+from consumer.service import DRAIN_S
 from deploy.compose import prepare
 from deploy.compose.referrals import line
 from deploy.embedded.people import referrals
 from schemas import referral, referral_json
-from schemas.connection import Account, ConnectionSet
-from schemas.connection_file import assemble, parse
+from schemas.connection import Account
+from schemas.connection_file import parse
+from tests.support.deploy_files import (
+    COMPOSE,
+    DEPLOY,
+    DOCKERFILE,
+    ROOT,
+    SERVICES,
+    modules,
+    named,
+    settings_from,
+)
 
-ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy"
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
-DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")
 EXAMPLES = sorted((DEPLOY / "connections.example").glob("*.yaml"))
-SERVICES = ("push", "collect", "flush")
-KUBERNETES = [
-    document
-    for file in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
-    for document in yaml.safe_load_all(file.read_text("utf-8"))
-]
-
-
-def of_kind(kind: str) -> dict[str, dict]:
-    return {document["metadata"]["name"]: document for document in KUBERNETES if document["kind"] == kind}
-
-
-def named(name: str) -> str:
-    return f"referral-{name}"
-
-
-def pods() -> Iterator[tuple[str, dict]]:
-    for kind in ("Deployment", "Job"):
-        for name, document in of_kind(kind).items():
-            yield name, document["spec"]["template"]["spec"]
-
-
-def environment_of(container: dict) -> dict[str, str]:
-    maps = of_kind("ConfigMap")
-    found: dict[str, str] = {}
-    for source in container["envFrom"]:
-        if "configMapRef" in source:
-            found |= maps[source["configMapRef"]["name"]]["data"]
-    return found | {item["name"]: item["value"] for item in container.get("env", ())}
-
-
-def settings_from(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    return service.settings()
-
-
-def modules(command: list[str]) -> list[str]:
-    return re.findall(r"-m ([\w.]+)", " ".join(command))
-
-
-# The examples.
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in EXAMPLES])
@@ -238,94 +200,11 @@ def test_the_image_lets_probes_in_and_is_not_root(monkeypatch: pytest.MonkeyPatc
     assert "USER 10001:10001" in DOCKERFILE
 
 
-# Kubernetes.
-
-
-def test_the_kustomization_lists_every_file():
-    files = {path.name for path in (DEPLOY / "kubernetes").glob("*.yaml")}
-    (kustomization,) = [document for document in KUBERNETES if document["kind"] == "Kustomization"]
-    assert set(kustomization["resources"]) == files - {"kustomization.yaml"}
-
-
-@pytest.mark.parametrize(("name", "pod"), [pytest.param(name, pod, id=name) for name, pod in pods()])
-def test_a_pod_has_settings_that_exist_and_no_more_rights_than_it_needs(
-    name: str, pod: dict, monkeypatch: pytest.MonkeyPatch
-):
-    (container,) = pod["containers"]
-    settings = settings_from(environment_of(container), monkeypatch)
-    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
-    assert settings.connections in mounts
-    assert {mount["name"] for mount in container["volumeMounts"]} == {
-        volume["name"] for volume in pod["volumes"]
-    }
-    assert all(find_spec(module) for module in modules(container["command"]))
-    assert pod["enableServiceLinks"] is False
-    assert pod["securityContext"]["runAsNonRoot"]
-    assert f"USER {pod['securityContext']['runAsUser']}:" in DOCKERFILE
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    (kustomization,) = [document for document in KUBERNETES if document["kind"] == "Kustomization"]
-    assert container["image"] == kustomization["images"][0]["name"]
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_a_deployment_is_probed_drained_and_disrupted_gently(name: str, monkeypatch: pytest.MonkeyPatch):
-    spec = of_kind("Deployment")[named(name)]["spec"]
-    pod = spec["template"]["spec"]
-    (container,) = pod["containers"]
-    (port,) = container["ports"]
-    assert port["containerPort"] == settings_from(environment_of(container), monkeypatch).http_port
-    paths = {}
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert container[probe]["httpGet"]["port"] == port["name"]
-        paths[probe] = container[probe]["httpGet"]["path"]
-    assert paths == {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
-    liveness = container["livenessProbe"]
-    assert liveness["periodSeconds"] * liveness["failureThreshold"] < STUCK_AFTER_S
-    assert pod["terminationGracePeriodSeconds"] > DRAIN_S
-    labels = spec["template"]["metadata"]["labels"]
-    selectors = [spec["selector"], of_kind("PodDisruptionBudget")[named(name)]["spec"]["selector"]]
-    assert all(selector["matchLabels"].items() <= labels.items() for selector in selectors)
-    assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 1, (
-        "an idle ninth worker would block a rollout"
-    )
-
-
-@pytest.mark.parametrize("name", ["push", "collect"])
-def test_keda_scales_by_the_group_that_the_service_joins(name: str):
-    spec = of_kind("ScaledObject")[named(name)]["spec"]
-    (trigger,) = spec["triggers"]
-    assert spec["scaleTargetRef"]["name"] in of_kind("Deployment")
-    assert "replicas" not in of_kind("Deployment")[named(name)]["spec"], "two would set the number"
-    assert spec["minReplicaCount"] == 1
-    assert spec["maxReplicaCount"] <= DEFAULT_PARTITIONS
-    assert trigger["metadata"]["topic"] == Topics().referrals
-    assert trigger["metadata"]["consumerGroup"] == named(name)
-    settings = of_kind("ConfigMap")["referral-settings"]["data"]
-    assert trigger["metadata"]["bootstrapServers"] == settings["REFERRALS_KAFKA"]
-
-
-def test_the_cluster_scrapes_every_service_under_its_job():
-    spec = of_kind("PodMonitor")["referral-delivery"]["spec"]
-    (expression,) = spec["selector"]["matchExpressions"]
-    assert expression["key"] == spec["jobLabel"]
-    assert set(expression["values"]) == {named(name) for name in SERVICES} == set(of_kind("Deployment"))
-
-
-def test_the_clusters_connections_are_valid():
-    found = assemble(sorted(of_kind("ConfigMap")["referral-connections"]["data"].items()))
-    assert isinstance(found, ConnectionSet), "\n".join(map(str, found))
-
-
 # The pages.
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "CHANGELOG.md", "deploy/RUNBOOK.md"])
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "deploy/RUNBOOK.md"])
 def test_a_page_names_files_that_exist(page: str):
-    text = (ROOT / page).read_text("utf-8")
-    folders = "|".join(path.name for path in ROOT.iterdir() if path.is_dir())
-    for name in re.findall(rf"[`(]((?:{re.escape(folders).replace(chr(92) + '|', '|')})/[\w./-]*)[`)]", text):
-        assert (ROOT / name).exists(), name
+    names = re.findall(r"`([\w.-]+/[\w./-]*)`", (ROOT / page).read_text("utf-8"))
+    ours = [name for name in names if (ROOT / name.partition("/")[0]).is_dir()]
+    assert [name for name in ours if not (ROOT / name).exists()] == []

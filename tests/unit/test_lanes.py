@@ -206,12 +206,27 @@ def test_a_page_that_could_not_be_read_is_asked_for_again() -> None:
     assert made.wanted() == (0, "crm")
 
 
+def test_fresh_deliveries_do_not_overtake_what_redis_has() -> None:
+    made = filled(lanes(crm=MAX_LOADED), (delivery(n, due=1) for n in range(MAX_LOADED + 1)))
+    first = flying(made, 10)
+    for item in first[:100]:
+        made.ended(item)
+    made.accept(delivery(1_000))
+    assert started(made, 10) == []
+    for item in first[100:]:
+        made.ended(item)
+    made.settled((0, "crm"), [item.offset for item in first])
+    assert made.wanted() == (0, "crm")
+    made.page((0, "crm"), [delivery(MAX_LOADED, due=1), delivery(1_000)], 2)
+    assert started(made, 10) == [MAX_LOADED, 1_000]
+
+
 def test_retries_of_a_full_lane_do_not_delay_what_redis_has() -> None:
     """Everything in memory failed and waits for an hour, while fresh ones wait in Redis."""
     made = filled(lanes(crm=MAX_LOADED), (delivery(n) for n in range(MAX_LOADED + 5)))
     for item in flying(made, 10):
         assert made.again(item, 3_610)
-        made.settled((0, "crm"), [item.offset])
+        made.settled((0, "crm"), put_off=[item.offset])
     assert len(made) < MAX_LOADED // REFILL_PART
     assert made.wanted() == (0, "crm")
     made.page((0, "crm"), [delivery(MAX_LOADED + n) for n in range(5)], MAX_LOADED + 5)
@@ -245,6 +260,7 @@ def test_what_flies_over_a_loss_of_the_partition_is_not_started_twice(landing: s
     assert made.wanted() == (0, "crm")
     made.page((0, "crm"), [delivery(1)], 1)
     made.accept(delivery(1))  # read again from Kafka: Redis went back
+    assert made.wanted() is None
     assert started(made, 10) == []
     if landing == "ended":
         made.ended(first)
@@ -267,6 +283,28 @@ def test_a_stray_request_is_no_reason_to_page_again_and_again() -> None:
     made.wanted()
     made.page((0, "crm"), [delivery(1)], 1)
     assert made.wanted() is None
+
+
+def test_an_end_is_not_forgotten_for_a_retry_told_before() -> None:
+    made = filled(lanes(), [delivery(1)])
+    (tried,) = flying(made, 10)
+    made.again(tried, 11)
+    (tried,) = flying(made, 11)
+    made.ended(tried)
+    made.settled((0, "crm"), put_off=[1])
+    made.page((0, "crm"), [delivery(1)], 1)
+    assert started(made, 99) == []
+
+
+def test_a_retry_that_was_pushed_out_does_not_come_back_with_its_old_time() -> None:
+    made = filled(lanes(crm=MAX_LOADED), [delivery(1)])
+    (tried,) = flying(made, 10)
+    made.again(tried, 3_600)
+    filled(made, (delivery(2 + n) for n in range(MAX_LOADED)))
+    made.refill((0, "crm"))
+    made.wanted()
+    made.page((0, "crm"), [delivery(1)], MAX_LOADED + 1)
+    assert 1 not in started(made, 10)
 
 
 def test_taking_out_spares_what_flies_but_marks_it() -> None:
@@ -310,3 +348,20 @@ def test_the_heap_stays_small_beside_a_far_future_retry() -> None:
         made.ended(item)
         made.settled((0, "crm"), [item.offset])
     assert len(made._heap) < 5
+
+
+def test_a_page_read_before_redis_knew_of_the_new_due_time_forgets_nothing() -> None:
+    made = lanes()
+    key = (0, "crm")
+    made.accept(delivery(7, due=1.0))
+    (tried,) = flying(made, 2.0)
+    made.refill(key)
+    assert made.wanted() == key
+    assert made.again(tried, 5.0)
+    made.page(key, [delivery(7, due=1.0)], 1)
+    made.settled(key, put_off=[7])
+    assert started(made, 100.0) == []
+    assert made.wanted() == key
+    made.page(key, [delivery(7, due=5.0)], 1)
+    assert started(made, 4.9) == []
+    assert started(made, 5.0) == [7]

@@ -1,0 +1,100 @@
+"""What is offered to intake: a batch of a partition, planned, and safe to be passed by its offset.
+
+Dead letters are in Kafka, and removals in every partition's slot, before the offset goes past them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from consumer import dead_letters, intake
+from consumer.kafka_out import KafkaOut, NotAcknowledged
+from consumer.keys import Keys
+from consumer.ownership import Owned
+from consumer.plan import Plan, Planner
+from consumer.route import Router
+from consumer.service import Stop
+from consumer.store import Call, Reply, StoreRefused
+from consumer.stream import Record
+from consumer.topics import Topics
+
+#: Kafka unable to take a dead letter for longer: an operator must look.
+DEAD_LETTER_PATIENCE_S = 120.0
+
+Send = Callable[[Sequence[Call]], tuple[float, list[Reply | StoreRefused]]]
+"""Calls Redis until it answers; returns when the answered round trip was sent, and the replies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A batch on its way into Redis."""
+
+    owned: Owned
+    records: Sequence[Record]
+    plan: Plan
+
+
+class Offers:
+    """Makes offers of what partitions have read."""
+
+    def __init__(
+        self,
+        send: Send,
+        out: KafkaOut,
+        keys: Keys,
+        topics: Topics,
+        partitions: int,
+        planner: Planner,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._send, self._out, self._keys, self._topics = send, out, keys, topics
+        self._partitions, self._planner, self._stopping = partitions, planner, stopping
+
+    def plan(self, owned: Owned, router: Router) -> Offer | StoreRefused:
+        """The partition's next batch; refused where Redis refused a removal of it. Raises Stop."""
+        records = batch(owned.backlog)
+        plan = self._planner.plan(records, router, time.time())
+        if plan.dead and plan.dead[-1][0].offset >= owned.buried:
+            self._bury(plan)
+            owned.buried = plan.dead[-1][0].next_offset
+        marks = [intake.mark(self._keys, p, r) for r in plan.removals for p in range(self._partitions)]
+        refused = [reply for reply in self._send(marks)[1] if isinstance(reply, StoreRefused)]
+        return refused[0] if refused else Offer(owned, records, plan)
+
+    def call(self, offer: Offer, set_version: int) -> Call:
+        """The script call that takes the batch, or says why not."""
+        return intake.intake(
+            self._keys,
+            offer.owned.partition,
+            epoch=offer.owned.epoch,
+            prev=offer.owned.next_offset,
+            next_offset=offer.records[-1].next_offset,
+            set_version=set_version,
+            entries=offer.plan.entries,
+        )
+
+    def _bury(self, plan: Plan) -> None:
+        letters = [dead_letters.of_record(self._topics, record, reason) for record, reason in plan.dead]
+        deadline = time.monotonic() + DEAD_LETTER_PATIENCE_S
+        while True:
+            try:
+                self._out.send(letters)
+            except NotAcknowledged as error:
+                if time.monotonic() > deadline or self._stopping():
+                    raise Stop(f"dead letters cannot be written: {error}") from error
+            else:
+                return
+
+
+def batch(backlog: Iterable[Record]) -> list[Record]:
+    """The oldest records that fit one script call; at least one. Pure."""
+    records: list[Record] = []
+    size = 0
+    for record in backlog:
+        size += len(record.value or b"")
+        if records and (len(records) == intake.MAX_BATCH or size > intake.MAX_BATCH_BYTES):
+            break
+        records.append(record)
+    return records

@@ -1,0 +1,100 @@
+"""What a window's file is called and how it looks, and since when it must not change."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from batcher.deliver import file_name, nothing_new, write
+from batcher.deliver_mail import MAX_ATTACHMENT, TooLarge, _Capped, first_byte_left
+from batcher.files.csv_file import Written
+from batcher.windows import State, WindowState
+from schemas.connection import Connection
+from schemas.delivery import Outcome
+
+COMMON: dict[str, Any] = {
+    "name": "acme-daily",
+    "schedule": {"cron": "0 8 * * *", "zone": "Australia/Sydney"},
+    "fields": ["first_name", "phone_e164"],
+}
+KINDS = {
+    "sftp": {
+        "host": "sftp.example.com",
+        "username": "acme",
+        "password": "${env:PASSWORD}",
+        "host_keys": ["SHA256:" + "A" * 43],
+    },
+    "email": {"recipients": ["a@example.com"]},
+}
+
+
+def connection(kind: str, **changes: Any) -> Any:
+    return TypeAdapter(Connection).validate_python({**COMMON, "kind": kind, **KINDS[kind], **changes})
+
+
+@pytest.mark.parametrize(
+    ("sealed", "zone", "expected"),
+    [
+        pytest.param("2026-06-01T13:59:59Z", "Australia/Sydney", "acme-daily-20260601-000012.csv", id="before midnight there"),
+        pytest.param("2026-06-01T14:00:00Z", "Australia/Sydney", "acme-daily-20260602-000012.csv", id="after midnight there"),
+        pytest.param("2026-06-01T03:00:00Z", "America/New_York", "acme-daily-20260531-000012.csv", id="still yesterday there"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_is_called_after_the_local_day_of_its_seal(
+    kind: str, sealed: str, zone: str, expected: str
+) -> None:
+    ms = int(datetime.fromisoformat(sealed).timestamp() * 1000)
+    since = datetime(2020, 1, 1, tzinfo=UTC)
+    window = WindowState("acme-daily", 12, State.SEALED, "", 1, since, "", 0, 0.0, {"sealed_at": str(ms)})
+    assert file_name(window, connection(kind, schedule={"cron": "0 8 * * *", "zone": zone})) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "guard", "cell"),
+    [
+        pytest.param("email", None, '"\'=1+1","\'+491"', id="mail goes to people: guarded"),
+        pytest.param("sftp", None, '"=1+1","+491"', id="a folder is read by machines: not"),
+        pytest.param("email", False, '"=1+1","+491"', id="mail, unguarded as asked"),
+        pytest.param("sftp", True, '"\'=1+1","\'+491"', id="sftp, guarded as asked"),
+    ],
+)
+def test_formulas_are_guarded_where_people_open_the_file(kind: str, guard: bool | None, cell: str) -> None:
+    out = io.BytesIO()
+    written = write(out, connection(kind, file={"formula_guard": guard}), [["=1+1", "+491"]])
+    assert out.getvalue().decode() == f'"first_name","phone_e164"\r\n{cell}\r\n'
+    assert (written.rows, written.bytes) == (1, len(out.getvalue()))
+
+
+@pytest.mark.parametrize(
+    ("empty", "rows", "expected"),
+    [("skip", 0, True), ("skip", 1, False), ("header", 0, False), ("header", 1, False)],
+)
+def test_an_empty_file(empty: str, rows: int, expected: bool) -> None:
+    assert nothing_new(Written(rows, 10, ""), connection("sftp", file={"empty": empty})) is expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param({"rows": "3"}, False, id="nobody tried"),
+        pytest.param({"to:a": "", "to:b": ""}, False, id="everybody surely not"),
+        pytest.param({"to:a": "", "to:b": State.SENDING}, True, id="one was under way"),
+        pytest.param({"to:a": Outcome.DELIVERED, "to:b": ""}, True, id="one has it"),
+        pytest.param({"to:a": "", "uncertain": "1"}, True, id="one may have it and gets it again"),
+    ],
+)
+def test_since_when_a_mailed_file_stays_as_it_is(fields: dict[str, str], expected: bool) -> None:
+    assert first_byte_left(fields) is expected
+
+
+def test_a_mail_has_room_for_so_much() -> None:
+    file = _Capped()
+    file.write(b"x" * (MAX_ATTACHMENT - 1))
+    file.write(b"x")
+    with pytest.raises(TooLarge, match="10 MiB, too large to mail: deliver by SFTP instead"):
+        file.write(b"x")
