@@ -98,10 +98,10 @@ class Desk:
         """Start whatever is to be done. Raises StoreUnavailable."""
         self._load()
         states = self._windows.states([*self._files, *self._former])
-        asked = self._windows.asked()
+        asked, paused = self._windows.asked(), self._windows.paused()
         self._busy = {name: busy for name, busy in self._busy.items() if not busy[0].done()}
         for name in [*self._files, *self._former]:
-            if name in self._busy or time.monotonic() < self._not_before.get(name, 0.0):
+            if name in self._busy or name in paused or time.monotonic() < self._not_before.get(name, 0.0):
                 continue
             connection, window = self._files.get(name), states.get(name)
             slot = wanted(connection, window, asked.get(name), self._since(name, window, now), now)

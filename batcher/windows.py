@@ -97,6 +97,10 @@ class Windows:
         """Connections asked for, with when."""
         return self.store.hash(self._asked)
 
+    def paused(self) -> set[str]:
+        """Connections an operator paused: their rows wait."""
+        return {text(name) for name in self.store.command("HKEYS", self._keys.paused)}
+
     def state(self, connection: str) -> WindowState | None:
         """The connection's newest window, or None before the first."""
         return self.states([connection]).get(connection)

@@ -19,17 +19,21 @@ from redis.retry import Retry
 #: A healthy Redis answers in milliseconds; longer, and the caller should know.
 SOCKET_TIMEOUT_S = 5.0
 #: WAITAOF takes about a millisecond under `appendfsync always`, an honest one about a second under
-#: `everysec`; over this, durability is in doubt.
-BARRIER_TIMEOUT_MS = 5_000
+#: `everysec`; over this, durability is in doubt. Below SOCKET_TIMEOUT_S, so that Redis gets to say so.
+BARRIER_TIMEOUT_MS = 4_000
 
 #: Disk trouble, and fewer replicas than a write must reach: both before the write.
-_REFUSALS = ("OOM", "MISCONF", "NOREPLICAS", "NOPERM")
+_REFUSALS = ("MISCONF", "NOREPLICAS")
+#: Refusals that redis-py has a class for; it takes their code off the message.
+_REFUSED = (redis.exceptions.OutOfMemoryError, redis.exceptions.NoPermissionError)
 _NOT_READY = (
     redis.exceptions.BusyLoadingError,
     redis.exceptions.ReadOnlyError,
     redis.exceptions.TryAgainError,
     redis.exceptions.ClusterDownError,
 )
+#: Somebody's script has run for long; redis-py has no class for it.
+_BUSY = "BUSY "
 
 Argument = str | bytes | int | float
 Reply = list[bytes]
@@ -217,9 +221,9 @@ def _unrefused(replies: list[Any]) -> list[Any]:
 
 def _translated(error: redis.RedisError) -> Exception:
     why = str(error).partition("\n")[0][:120]
-    if isinstance(error, redis.exceptions.OutOfMemoryError) or why.startswith(_REFUSALS):
+    if isinstance(error, _REFUSED) or why.startswith(_REFUSALS):
         return StoreRefused(f"Redis refused the write: {why}")
-    if isinstance(error, _NOT_READY):
+    if isinstance(error, _NOT_READY) or why.startswith(_BUSY):
         return StoreUnavailable(f"Redis is not ready: {why}")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return StoreUnavailable(f"Redis did not answer: {type(error).__name__}")

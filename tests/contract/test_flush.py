@@ -685,6 +685,20 @@ def test_wishes_and_slots_take_turns(place: House, worker: Worker) -> None:
     ]
 
 
+def test_a_paused_connection_waits_and_loses_nothing(place: House, worker: Worker) -> None:
+    connection = place.sftp_connection("paused")
+    place.empty(connection)
+    place.intake.put(0, [connection], person(1))
+    place.store.command("HSET", place.keys.paused, "paused", "by hand")
+    place.ask("paused")
+    worker.go()
+    assert place.state("paused") is None
+    place.intake.put(1, [connection], person(2))
+    place.store.command("HDEL", place.keys.paused, "paused")
+    worker.go()
+    assert place.file("paused") == csv_of([person(1), person(2)])
+
+
 def test_what_metrics_tell_of_windows_under_way(place: House, worker: Worker) -> None:
     connection = place.sftp_connection("told")
     place.empty(connection)

@@ -267,15 +267,13 @@ def test_a_busy_redis_is_waited_for(server: Valkey) -> None:
 
 
 def test_a_loading_redis_is_waited_for(tmp_path: Path) -> None:
-    # Each key loaded takes 2 ms, and Redis looks at its clients after each.
-    slowly = ("--key-load-delay", "0", "--loading-process-events-interval-bytes", "1024")
+    # It reads slowly, and looks at its clients meanwhile.
+    slowly = ("--enable-debug-command", "local", "--loading-process-events-interval-bytes", "1024")
     server = start_valkey(tmp_path, extra=slowly)
     try:
         with connected(server.port) as store, server.client() as client:
             store.commands([("SET", f"key-{n}", "x" * 100) for n in range(500)])
             client.config_set("key-load-delay", 2_000)
-            client.execute_command("BGREWRITEAOF")
-            until(lambda: client.info("persistence")["aof_rewrite_in_progress"] == 0)
             reload = threading.Thread(target=client.execute_command, args=("DEBUG", "LOADAOF"))
             reload.start()
             seen: list[str] = []
