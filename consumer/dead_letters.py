@@ -15,11 +15,7 @@ MAX_HEADER = 1_024
 
 
 def of_record(topics: Topics, record: Record, reason: str) -> Out:
-    """The record's own bytes; a repeat after a crash has the same key.
-
-    A value larger than any referral stays in its topic, where the coordinates find it: with our headers
-    around it the broker might refuse it, and one record would hold up its partition.
-    """
+    """The record's own bytes; a repeat after a crash has the same key."""
     headers = {
         "topic": record.topic,
         "partition": str(record.partition),
@@ -28,12 +24,8 @@ def of_record(topics: Topics, record: Record, reason: str) -> Out:
     }
     for name, given in record.headers[:MAX_HEADERS]:
         headers.setdefault(f"original-{name}", given[:MAX_HEADER].decode("utf-8", "replace"))
-    value = record.value
-    if value is not None and len(value) > MAX_BYTES:
-        headers["left-out"] = f"{len(value)} bytes"
-        value = None
     key = coordinates(record.topic, record.partition, record.offset)
-    return Out(topics.dead_letters, key, value, headers)
+    return _letter(topics, key, record.value, headers)
 
 
 def of_delivery(topics: Topics, receipt: Receipt, body: bytes) -> Out:
@@ -46,4 +38,14 @@ def of_delivery(topics: Topics, receipt: Receipt, body: bytes) -> Out:
         "reason": receipt.reason or "",
         "attempts": str(receipt.attempts),
     }
-    return Out(topics.dead_letters, receipt.subject_id, body, headers)
+    return _letter(topics, receipt.subject_id, body, headers)
+
+
+def _letter(topics: Topics, key: str, value: bytes | None, headers: dict[str, str]) -> Out:
+    """What is larger than any referral is left out; a record's coordinates still find it in its topic.
+
+    With our headers around it the broker might refuse it, and it would hold up its partition for ever.
+    """
+    if value is not None and len(value) > MAX_BYTES:
+        return Out(topics.dead_letters, key, None, {**headers, "left-out": f"{len(value)} bytes"})
+    return Out(topics.dead_letters, key, value, headers)

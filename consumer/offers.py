@@ -14,6 +14,7 @@ from consumer.kafka_out import KafkaOut, NotAcknowledged
 from consumer.keys import Keys
 from consumer.ownership import Owned
 from consumer.plan import Plan, Planner
+from consumer.registry import Away
 from consumer.route import Router
 from consumer.service import Stop
 from consumer.store import Call, Reply, StoreRefused
@@ -52,10 +53,15 @@ class Offers:
         self._send, self._out, self._keys, self._topics = send, out, keys, topics
         self._partitions, self._planner, self._stopping = partitions, planner, stopping
 
-    def plan(self, owned: Owned, router: Router) -> Offer | StoreRefused:
-        """The partition's next batch; refused where Redis refused a removal of it. Raises Stop."""
+    def plan(self, owned: Owned, router: Router) -> Offer | StoreRefused | None:
+        """The partition's next batch; None while a schema of it is asked for, refused where Redis refused
+        a removal of it. Raises Stop.
+        """
         records = batch(owned.backlog)
-        plan = self._planner.plan(records, router, time.time())
+        try:
+            plan = self._planner.plan(records, router, time.time())
+        except Away:
+            return None
         if plan.dead and plan.dead[-1][0].offset >= owned.buried:
             self._bury(plan)
             owned.buried = plan.dead[-1][0].next_offset

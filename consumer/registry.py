@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx2
 from confluent_kafka.schema_registry import Schema as Registered
@@ -29,23 +30,33 @@ UNKNOWN_S = 30.0
 UNKNOWN_SCHEMA = 40403
 
 
+class Away(Exception):  # noqa: N818 - a state of the other side, named for what it is
+    """The schema is being asked for: nothing is known of the record yet."""
+
+
 class Registry:
-    """Finds writer schemas; callable as `schemas.referral.SchemaById`."""
+    """Finds writer schemas; callable as `schemas.referral.SchemaById`. Waits for an answer."""
 
     def __init__(self, url: str, pause: Callable[[float], bool]) -> None:
         """`pause`: wait so many seconds; true when told to stop meanwhile."""
         self._pause = pause
         self._client = SchemaRegistryClient({"url": url, "timeout": 5, "max.retries": 0})
         self._known: dict[int, Schema] = {}
-        self._unknown: dict[int, float] = {}
+        #: Ids without an Avro schema: until when that is believed, and in which words.
+        self._unknown: dict[int, tuple[float, str]] = {}
+
+    def known(self, schema_id: int) -> Schema | None:
+        """The schema, if it was found before. Raises Undecodable where it was lately found missing."""
+        until, why = self._unknown.get(schema_id, (0.0, ""))
+        if time.monotonic() < until:
+            raise Undecodable(why)
+        return self._known.get(schema_id)
 
     def __call__(self, schema_id: int) -> Schema:
         """Raises Undecodable when the registry has no such Avro schema, Stop when it stays away."""
-        found = self._known.get(schema_id)
+        found = self.known(schema_id)
         if found is not None:
             return found
-        if time.monotonic() < self._unknown.get(schema_id, 0.0):
-            raise Undecodable(f"the Schema Registry has no schema {schema_id}")
         schema = self._ask(schema_id)
         if len(self._known) >= MAX_KEPT:
             self._known.clear()
@@ -60,7 +71,7 @@ class Registry:
             except SchemaRegistryError as error:
                 # A bare 404 is another server's, or another path's: no verdict on any record.
                 if error.error_code == UNKNOWN_SCHEMA:
-                    raise self._no_such(schema_id) from error
+                    raise self._missing(schema_id, "the Schema Registry has no such schema") from error
                 why = f"HTTP {error.http_status_code}"
             except httpx2.HTTPError as error:
                 why = type(error).__name__
@@ -68,19 +79,50 @@ class Registry:
                 why = "what answers is no Schema Registry"
             else:
                 if answer.schema_type != "AVRO" or answer.schema_str is None:
-                    raise Undecodable(f"schema {schema_id} is not an Avro schema")
-                return parse(answer.schema_str)
+                    raise self._missing(schema_id, "it is not an Avro schema")
+                return self._parsed(schema_id, answer.schema_str)
             if time.monotonic() > deadline:
                 raise Stop(f"the Schema Registry does not answer ({why}): check REFERRALS_SCHEMA_REGISTRY")
             log.trouble("registry.unreachable", reason=why)
             if self._pause(PAUSE_S):
                 raise Stop(f"told to stop while the Schema Registry does not answer ({why})")
 
-    def _no_such(self, schema_id: int) -> Undecodable:
+    def _parsed(self, schema_id: int, text: str) -> Schema:
+        try:
+            return parse(text)
+        except Undecodable as error:
+            raise self._missing(schema_id, str(error)) from error
+
+    def _missing(self, schema_id: int, why: str) -> Undecodable:
         if len(self._unknown) >= MAX_KEPT:
             self._unknown.clear()
-        self._unknown[schema_id] = time.monotonic() + UNKNOWN_S
-        return Undecodable(f"the Schema Registry has no schema {schema_id}")
+        told = f"schema {schema_id}: {why}"
+        self._unknown[schema_id] = (time.monotonic() + UNKNOWN_S, told)
+        return Undecodable(told)
+
+
+class Aside:
+    """Asks a Registry in a thread of its own, for a caller who must not wait: lanes have leases to renew
+    while a registry is away.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="registry")
+        self._asked: dict[int, Future[Schema]] = {}
+
+    def __call__(self, schema_id: int) -> Schema:
+        """Raises Away until the answer is there, then what a Registry raises."""
+        found = self._registry.known(schema_id)
+        if found is not None:
+            return found
+        asked = self._asked.get(schema_id)
+        if asked is None and len(self._asked) < MAX_KEPT:
+            self._asked[schema_id] = self._pool.submit(self._registry, schema_id)
+        if asked is None or not asked.done():
+            raise Away(f"schema {schema_id} is being asked for")
+        del self._asked[schema_id]
+        return asked.result()
 
 
 def register(url: str, subject: str, schema: str) -> int:

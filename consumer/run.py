@@ -16,7 +16,7 @@ from consumer.keys import Keys, Role
 from consumer.layout import Layout
 from consumer.ownership import Half, Ownership
 from consumer.plan import Planner, Targets
-from consumer.registry import Registry
+from consumer.registry import Aside, Registry
 from consumer.service import Service, Settings, Stop
 from consumer.store import Store, StoreRefused, StoreUnavailable
 from consumer.stream import Stream, StreamFailed
@@ -119,7 +119,8 @@ def run(
         adopt_files(ground)
     except (NotAcknowledged, StoreUnavailable, StoreRefused) as error:
         raise Stop(f"the connections folder could not be put in force: {error}; start again") from error
-    registry = Registry(settings.schema_registry, service.stopping.wait) if settings.schema_registry else None
+    url = settings.schema_registry
+    registry = Aside(Registry(url, service.stopping.wait)) if url else None
     planner = Planner(name, ground.layout.fingerprint_key, whole, targets, registry)
     owner = f"{socket.gethostname()}-{os.getpid()}"
     stopping = service.stopping

@@ -225,6 +225,8 @@ def read_all(
             "enable.auto.offset.store": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
+            # The end is told by a fetch that finds nothing: it need not wait for more.
+            "fetch.wait.max.ms": 20,
             "check.crcs": True,
             "queued.max.messages.kbytes": QUEUED_KBYTES,
             "logger": silent(),
@@ -239,10 +241,11 @@ def read_all(
 
 
 def _read_all(consumer: Consumer, topic: str, starts: Mapping[int, int] | None) -> Iterator[Record]:
+    # Asked for in any case: a fetch from a topic that is not there is answered with silence.
+    metadata = consumer.list_topics(topic, timeout=BROKER_TIMEOUT_S).topics[topic]
+    if metadata.error is not None:
+        raise StreamFailed(f"topic {topic} is not there: check its name, or run `referrals init`")
     if starts is None:
-        metadata = consumer.list_topics(topic, timeout=BROKER_TIMEOUT_S).topics[topic]
-        if metadata.error is not None:
-            raise StreamFailed(f"topic {topic} is not there: check its name, or run `referrals init`")
         starts = dict.fromkeys(metadata.partitions, OFFSET_BEGINNING)
     unfinished = set(starts)
     consumer.assign([TopicPartition(topic, p, o) for p, o in starts.items()])

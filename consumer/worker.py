@@ -142,6 +142,8 @@ class Worker:
             self._refused(str(refusals[0]))
         else:
             self._refused_since = None
+        if None in planned:
+            self._service.stopping.wait(POLL_S)  # a schema is being asked for: look again soon, not at once
 
     def _send(self, calls: Sequence[Call]) -> tuple[float, list[Reply | StoreRefused]]:
         """All in one round trip, repeated until Redis answers; with when the answered one was sent."""

@@ -72,14 +72,18 @@ class Bench:
             self.next_offset = call.args[3]
         return answer
 
-    def mark(self, referral_id: str, revision: int, *, erased: bool = False, kept_ms: int | None = None) -> str:
+    def mark(
+        self, referral_id: str, revision: int, *, erased: bool = False, kept_ms: int | None = None
+    ) -> str:
         removal = Removal(referral_id, erased, revision, f"referrals-0-{revision}")
         call = intake.mark(self.keys, 0, removal)
         if kept_ms is not None:
             call = Call(call.script, call.key, (*call.args[:-1], kept_ms))
         return self.store.call(call)[1].decode()
 
-    def settle(self, facts: Sequence[Fact] = (), later: Sequence[Reschedule] = (), epoch: int | None = None) -> list:
+    def settle(
+        self, facts: Sequence[Fact] = (), later: Sequence[Reschedule] = (), epoch: int | None = None
+    ) -> list:
         mine = self.epoch if epoch is None else epoch
         return self.store.call(pending.settle(self.keys, 0, mine, facts, later))
 
@@ -147,7 +151,9 @@ def window(offset: int, row: bytes = b"row", **changes: Any) -> Entry:
 
 
 def test_deliveries_and_offset_enter_together(bench: Bench) -> None:
-    answer = bench.offer(entry(0), noted(1), entry(2, targets=(LaneTarget("crm", b"c", 7), LaneTarget("b", b"d", 8))))
+    answer = bench.offer(
+        entry(0), noted(1), entry(2, targets=(LaneTarget("crm", b"c", 7), LaneTarget("b", b"d", 8)))
+    )
     assert answer == Accepted("ANA", 0)
     assert bench.pending() == {0: (b"body 0", 1_000), 2: (b"c", 7)}
     assert bench.pending("b") == {2: (b"d", 8)}
@@ -235,7 +241,9 @@ def test_what_makes_records_the_same_publication(other: dict[str, Any]) -> None:
         pytest.param((window(0), window(1, b"b", revision=3)), id="rows"),
     ],
 )
-def test_a_repeat_is_answered_word_for_word_and_changes_nothing(bench: Bench, entries: tuple[Entry, ...]) -> None:
+def test_a_repeat_is_answered_word_for_word_and_changes_nothing(
+    bench: Bench, entries: tuple[Entry, ...]
+) -> None:
     def state() -> dict[bytes, Any]:
         kept = {key: bench.client.dump(key) for key in bench.client.keys("*")}
         kept[bench.keys.head(0).encode()] = {k: v for k, v in bench.head.items() if k != b"lease"}
@@ -305,7 +313,9 @@ def test_a_newer_set_raises_the_one_in_force(bench: Bench) -> None:
         pytest.param(2, True, 3, "R", id="erased is for good"),
     ],
 )
-def test_removed_before_it_came(bench: Bench, revision: int, erased: bool, offered: int, verdict: str) -> None:
+def test_removed_before_it_came(
+    bench: Bench, revision: int, erased: bool, offered: int, verdict: str
+) -> None:
     bench.mark("gone", revision, erased=erased)
     assert bench.offer(entry(0, referral_id="gone", revision=offered), entry(1)) == Accepted(verdict + "A", 1)
     assert bench.pending().keys() == {0, 1}  # its end is the owner's to write
@@ -383,7 +393,9 @@ def test_rows_carry_a_chain_of_digests(batch: Bench) -> None:
 
 
 def test_windows_are_apart(batch: Bench) -> None:
-    batch.offer(entry(0, targets=(WindowTarget("csv", b"1"), WindowTarget("b", b"2"), LaneTarget("crm", b"3", 4))))
+    batch.offer(
+        entry(0, targets=(WindowTarget("csv", b"1"), WindowTarget("b", b"2"), LaneTarget("crm", b"3", 4)))
+    )
     assert (batch.rows(), batch.rows("b"), batch.pending()) == ([b"1"], [b"2"], {0: (b"3", 4)})
 
 
@@ -535,23 +547,27 @@ def test_a_page_is_the_next_by_due_time_for_the_owner_alone(bench: Bench) -> Non
 # Trouble.
 
 
+def fill(bench: Bench) -> None:
+    for offset in range(1_000):
+        bench.offer(entry(offset, targets=(LaneTarget("crm", b"x" * 50_000, 1),)))
+
+
 def test_a_full_redis_refuses_rows_and_lets_what_frees_memory_pass(tmp_path: Path) -> None:
     server = start_valkey(tmp_path, extra=("--maxmemory", "4mb"))
     store = Store(server.url)
     try:
         with server.client() as client:
             bench = Bench(store, client)
-            offset = 0
             with pytest.raises(StoreRefused):
-                while True:
-                    target = LaneTarget("crm", b"x" * 50_000, 1)
-                    bench.offer(entry(offset, targets=(target,)))
-                    offset += 1
-            taken = bench.pending().keys()
-            assert taken == set(range(offset))
+                fill(bench)
+            offset = bench.next_offset
+            assert offset > 10
+            assert bench.pending().keys() == set(range(offset))
             assert bench.head[b"next"] == str(offset).encode()
             assert bench.mark("r", 0) == "1"
-            assert bench.store.call(Call(SEAL, bench.keys.head(0), (bench.keys.prefix(0), "csv", 1)))[0] == b"OK"
+            assert (
+                bench.store.call(Call(SEAL, bench.keys.head(0), (bench.keys.prefix(0), "csv", 1)))[0] == b"OK"
+            )
             assert bench.settle([Fact("crm", n, b"receipt") for n in range(offset)])[0] == b"OK"
             assert bench.take().next_offset == offset
             assert bench.offer(entry(offset)) == Accepted("A", 1)

@@ -54,6 +54,7 @@ ACCOUNTS: dict[str, dict[str, str]] = {
     "routed": {},
     "removed": {},
     "drained": {},
+    "probed": {},
     "killed": {"max_in_flight": "32"},
     "frozen": {"max_in_flight": "32", "retry_seconds": PATIENT},
 }
@@ -186,8 +187,10 @@ class Push:
         return Counter(self._control({}).get(f"{account}-crm", {}))
 
     def _control(self, modes: dict[str, str]) -> Any:
-        address = f"http://127.0.0.1:{self.running.crm.port}/_control"
-        with urllib.request.urlopen(urllib.request.Request(address, json.dumps(modes).encode()), timeout=10) as answer:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.running.crm.port}/_control", json.dumps(modes).encode()
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
 
     def verdict(self, account: str, wanted: Sequence[str]) -> oracle.Verdict:
@@ -291,6 +294,7 @@ def test_body_and_key_go_out_as_the_file_says(push: Push) -> None:
 def test_a_busy_receiver_gets_everything_later(push: Push) -> None:
     push.mode("busy", "503:1")
     ids = push.publish("busy", 300)
+    push.wait_taken()
     push.wait(lambda: push.counts("busy")["refused"] >= 20, "it was asked again and again")
     assert push.pending("busy") == 300
     push.mode("busy", "ok")
@@ -361,6 +365,7 @@ def test_a_receiver_that_never_answers_delays_nobody_else(push: Push) -> None:
     published = time.time()
     push.wait(lambda: len(push.arrived("quick")) == 100, "the others are delivered", within=10)
     assert max(effect["at"] for effect in push.arrived("quick")) - published < 3
+    push.wait_taken()
     assert push.pending("silent") == 100
     assert push.arrived("silent") == []
     push.wait(lambda: push.counts("silent")["refused"] > 8, "it was asked again after its time was up")
@@ -376,7 +381,14 @@ def test_a_receiver_that_never_answers_delays_nobody_else(push: Push) -> None:
 def test_poison_goes_to_dead_letters_and_the_partition_goes_on(push: Push) -> None:
     [referral_id] = push.publish("poisoned")
     whole = referrals.encode(made("poisoned", referral_id, revision=3))
-    poison: list[bytes | None] = [b"garbage \xff\x00", b"", None, whole[:-7], whole + b"!", b"\0\0\0\0\x07" + whole[10:]]
+    poison: list[bytes | None] = [
+        b"garbage \xff\x00",
+        b"",
+        None,
+        whole[:-7],
+        whole + b"!",
+        b"\0\0\0\0\x07" + whole[10:],
+    ]
     push.send([(referral_id, value) for value in poison], trace="a1", agent="partner\xff")
     push.send([(referral_id, whole)])
     push.wait_ended("poisoned")
@@ -476,8 +488,11 @@ def test_what_was_withdrawn_or_erased_while_it_waited_is_never_sent(push: Push) 
 def test_an_edit_leaves_what_was_accepted_before_as_it_was(push: Push) -> None:
     push.recorder.status["/edited"] = 503
     old = push.publish("edited", 20)
-    push.wait_taken()
-    push.wait(lambda: len(push.recorder.of("/edited")) >= 20, "each was tried")
+
+    def tried() -> set[str]:
+        return {json.loads(body)["referral_id"] for *_, body in push.recorder.of("/edited")}
+
+    push.wait(lambda: tried() == set(old), "each was tried")
     push.running.write("edited", recorded(push.recorder.port, "edited", "[referral_id, city, email]"))
     settings = push.running.settings
     applied = connections.apply(settings, connections.read(settings, None))
@@ -502,6 +517,7 @@ def test_an_edit_leaves_what_was_accepted_before_as_it_was(push: Push) -> None:
 def test_a_stop_finishes_what_is_under_way_and_gives_the_lease_back(push: Push) -> None:
     push.mode("drained", "slow:300")
     ids = push.publish("drained", 200)
+    push.wait_taken()
     push.wait(lambda: push.arrived("drained"), "requests are under way")
     assert push.running.children["push"].stop() == 0
     try:
@@ -556,8 +572,8 @@ def test_what_the_probes_answer_and_the_figures_count(push: Push) -> None:
     assert get(child, "/healthz") == (200, "ok\n")
     assert get(child, "/nothing")[0] == 404
     before = get(child, "/metrics")[1]
-    push.publish("quick", 5)
-    push.wait_ended("quick")
+    push.publish("probed", 5)
+    push.wait_ended("probed")
     after = get(child, "/metrics")[1]
 
     def grown(series: str) -> float:

@@ -58,7 +58,12 @@ class Partition:
 
     def offer(self, *entries: Entry, **changes: int) -> Accepted | Fenced | Moved | StaleSet | Lost:
         """The batch behind the last one that was accepted."""
-        place = {"epoch": self.epoch, "prev": self.next, "next_offset": self.next + len(entries), "set_version": 0}
+        place = {
+            "epoch": self.epoch,
+            "prev": self.next,
+            "next_offset": self.next + len(entries),
+            "set_version": 0,
+        }
         place |= changes
         answer = intake.accepted(self.store.call(intake.intake(KEYS, 0, entries=entries, **place)))
         if isinstance(answer, Accepted):
@@ -77,7 +82,9 @@ class Partition:
         reply: list[Any] = self.store.call(Call(SETTLE, HEAD, args))
         return reply
 
-    def mark(self, referral_id: str, *, erased: bool = False, revision: int = 0, by: str = "event-1") -> list[bytes]:
+    def mark(
+        self, referral_id: str, *, erased: bool = False, revision: int = 0, by: str = "event-1"
+    ) -> list[bytes]:
         return self.store.call(intake.mark(KEYS, 0, Removal(referral_id, erased, revision, by)))
 
     def seal(self, window: int) -> list[bytes]:
@@ -117,7 +124,9 @@ def pushed(
 
 def filed(offset: int, referral_id: str = "", revision: int = 0) -> Entry:
     """A record for a window."""
-    return Entry(offset, Fingerprint(offset, 5, 0), b"", referral_id, revision, (WindowTarget(FILE, row(offset)),))
+    return Entry(
+        offset, Fingerprint(offset, 5, 0), b"", referral_id, revision, (WindowTarget(FILE, row(offset)),)
+    )
 
 
 def noted(offset: int, note: bytes) -> Entry:
@@ -150,7 +159,9 @@ def row(offset: int) -> bytes:
             ["AAA"],
             id="fingerprints keep all of their 64 bits",
         ),
-        pytest.param([[noted(0, b"note"), pushed(1), noted(2, b"")]], ["NAN"], id="records without fingerprint"),
+        pytest.param(
+            [[noted(0, b"note"), pushed(1), noted(2, b"")]], ["NAN"], id="records without fingerprint"
+        ),
         pytest.param([[noted(0, b"same"), noted(1, b"same")]], ["NN"], id="are never duplicates"),
     ],
 )
@@ -299,8 +310,16 @@ def test_a_seal_starts_the_figures_anew(partition: Partition) -> None:
 
 
 def test_one_record_for_many_targets(partition: Partition) -> None:
-    targets = (LaneTarget("a", b"\x00\xff\r\n", 1), WindowTarget("b", b""), LaneTarget("c", b"c", 2), WindowTarget("d", b"d"))
-    entries = [Entry(0, Fingerprint(1, 5, 0), b"", targets=targets), Entry(1, Fingerprint(1, 5, 0), b"", targets=targets)]
+    targets = (
+        LaneTarget("a", b"\x00\xff\r\n", 1),
+        WindowTarget("b", b""),
+        LaneTarget("c", b"c", 2),
+        WindowTarget("d", b"d"),
+    )
+    entries = [
+        Entry(0, Fingerprint(1, 5, 0), b"", targets=targets),
+        Entry(1, Fingerprint(1, 5, 0), b"", targets=targets),
+    ]
     assert partition.offer(*entries) == Accepted("AD", 0)
     assert partition.store.command("SMEMBERS", f"{PREFIX}lanes") == {b"a", b"c"}
     assert partition.store.command("HGET", f"{PREFIX}lane:a:body", 0) == b"\x00\xff\r\n"
@@ -412,7 +431,10 @@ def test_reschedules_are_the_owners(
 def removal_marks(partition: Partition) -> dict[str, str]:
     """Without the time each was made."""
     found = partition.store.hash(f"{PREFIX}removed")
-    return {name: " ".join(word for at, word in enumerate(value.split()) if at != 4) for name, value in found.items()}
+    return {
+        name: " ".join(word for at, word in enumerate(value.split()) if at != 4)
+        for name, value in found.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -426,7 +448,9 @@ def removal_marks(partition: Partition) -> dict[str, str]:
         pytest.param([("W", 4), ("E", 1)], "E 4 1 2 event-1", [1, 2], id="withdrawn, then erased"),
         pytest.param([("E", 1), ("W", 4)], "E 1 0 1 event-0", [1, 1], id="erased stays erased"),
         pytest.param([("E", 1), ("E", 4)], "E 1 0 1 event-0", [1, 1], id="erased again"),
-        pytest.param([("W", 1), ("E", 1), ("E", 1), ("W", 9)], "E 1 1 2 event-1", [1, 2, 2, 2], id="all of it"),
+        pytest.param(
+            [("W", 1), ("E", 1), ("E", 1), ("W", 9)], "E 1 1 2 event-1", [1, 2, 2, 2], id="all of it"
+        ),
     ],
 )
 def test_marks(
@@ -472,7 +496,9 @@ def test_old_marks_are_forgotten_a_few_at_a_time(partition: Partition) -> None:
         ),
     ],
 )
-def test_sets(partition: Partition, applied: list[tuple[int, str]], replies: list[str], stored: str | None) -> None:
+def test_sets(
+    partition: Partition, applied: list[tuple[int, str]], replies: list[str], stored: str | None
+) -> None:
     calls = [Call(connection_sets._APPLY, KEYS.connections, (v, d, f"set {d}")) for v, d in applied]
     assert [b" ".join(partition.store.call(call)).decode() for call in calls] == replies
     found = partition.store.hash(KEYS.connections)
@@ -482,7 +508,9 @@ def test_sets(partition: Partition, applied: list[tuple[int, str]], replies: lis
         version, digest = stored.split()
         assert (found["version"], found["digest"], found["definition"]) == (version, digest, f"set {digest}")
         known = {digest for (_, digest), reply in zip(applied, replies, strict=True) if reply[:2] == "OK"}
-        assert {name for name in found if name.startswith("known:")} == {f"known:{digest}" for digest in known}
+        assert {name for name in found if name.startswith("known:")} == {
+            f"known:{digest}" for digest in known
+        }
 
 
 def test_a_partition_only_ever_raises_its_set(partition: Partition) -> None:

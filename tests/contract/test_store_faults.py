@@ -20,7 +20,7 @@ from consumer.layout import Layout
 from consumer.manifests import Remembered
 from consumer.ownership import Owned, Ownership
 from consumer.service import Stop
-from consumer.store import SOCKET_TIMEOUT_S, Call, NotDurable, Reply, Script, Store, StoreRefused, StoreUnavailable
+from consumer.store import Call, NotDurable, Reply, Script, Store, StoreRefused, StoreUnavailable
 from consumer.stream import Witness
 from consumer.topics import Topics
 from deploy.embedded import valkey as embedded
@@ -72,7 +72,9 @@ def connected(port: int, **options: Any) -> Iterator[Store]:
     store.close()
 
 
-def lose_the_reply(valkey: Valkey, line: Proxy, happened: Callable[[], bool], call: Callable[[], object]) -> None:
+def lose_the_reply(
+    valkey: Valkey, line: Proxy, happened: Callable[[], bool], call: Callable[[], object]
+) -> None:
     """Make the call; Redis carries it out, and the connection breaks before its reply arrives."""
     outcome: list[object] = []
 
@@ -94,24 +96,12 @@ def lose_the_reply(valkey: Valkey, line: Proxy, happened: Callable[[], bool], ca
 
 def test_nothing_is_repeated_below_the_caller(valkey: Valkey, line: Proxy) -> None:
     with connected(line.port) as store, valkey.client() as client:
+        client.config_resetstat()
         assert store.call(ONCE) == [b"1"]
         lose_the_reply(valkey, line, lambda: client.get("counter") == b"2", lambda: store.call(ONCE))
-        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] >= 2
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 2
         assert client.get("counter") == b"2"
         assert store.call(ONCE) == [b"3"]
-
-
-def test_nothing_is_repeated_when_redis_is_slow(valkey: Valkey, line: Proxy) -> None:
-    with connected(line.port) as store, valkey.client() as client:
-        assert store.call(ONCE) == [b"1"]
-        line.deaf = True
-        began = time.monotonic()
-        with pytest.raises(StoreUnavailable, match="did not answer"):
-            store.call(ONCE)
-        assert time.monotonic() - began < SOCKET_TIMEOUT_S + 2
-        line.deaf = False
-        assert client.get("counter") == b"2"
-        assert store.call(ONCE) == [b"3"], "a late reply would be taken for this one's"
 
 
 def test_a_lost_reply_of_intake_is_answered_when_asked_again(valkey: Valkey, line: Proxy) -> None:
@@ -266,32 +256,6 @@ def test_a_busy_redis_is_waited_for(server: Valkey) -> None:
         assert int(store.call(ONCE)[0]) >= 2
 
 
-def test_a_loading_redis_is_waited_for(tmp_path: Path) -> None:
-    # It reads slowly, and looks at its clients meanwhile.
-    slowly = ("--enable-debug-command", "local", "--loading-process-events-interval-bytes", "1024")
-    server = start_valkey(tmp_path, extra=slowly)
-    try:
-        with connected(server.port) as store, server.client() as client:
-            store.commands([("SET", f"key-{n}", "x" * 100) for n in range(500)])
-            client.config_set("key-load-delay", 2_000)
-            reload = threading.Thread(target=client.execute_command, args=("DEBUG", "LOADAOF"))
-            reload.start()
-            seen: list[str] = []
-
-            def refused() -> bool:
-                try:
-                    store.command("PING")
-                except StoreUnavailable as error:
-                    seen.append(str(error))
-                return bool(seen)
-
-            until(refused)
-            reload.join(WITHIN_S)
-            assert "not ready" in seen[0]
-    finally:
-        server.stop()
-
-
 def test_a_redis_that_is_not_there() -> None:
     with connected(free_port()) as store:
         for call in (lambda: store.call(ONCE), store.durability, store.barrier, lambda: store.hash("x")):
@@ -379,8 +343,12 @@ def remembered(to: int) -> Remembered:
         pytest.param(Role.PUSH, 95, Witness(100, 90), 0, None, 1, id="a second went with a crash"),
         pytest.param(Role.PUSH, 90, Witness(100, 90), 0, None, 1, id="as much as a crash may take"),
         pytest.param(Role.PUSH, 89, Witness(100, 90), 0, "it had confirmed 90", 0, id="more than that"),
-        pytest.param(Role.PUSH, 99, Witness(100, 100), 0, "it had confirmed 100", 0, id="a commit without note"),
-        pytest.param(Role.BATCH, 99, Witness(0, 0), 100, "daily-000003 was sealed up to 100", 0, id="below a seal"),
+        pytest.param(
+            Role.PUSH, 99, Witness(100, 100), 0, "it had confirmed 100", 0, id="a commit without note"
+        ),
+        pytest.param(
+            Role.BATCH, 99, Witness(0, 0), 100, "daily-000003 was sealed up to 100", 0, id="below a seal"
+        ),
         pytest.param(Role.BATCH, 100, Witness(0, 0), 100, None, 0, id="at a seal"),
         pytest.param(Role.BATCH, 99, Witness(100, 90), 99, None, 1, id="between a seal and the commit"),
         pytest.param(Role.PUSH, 99, Witness(0, 0), 100, None, 0, id="a seal says nothing of push"),
@@ -392,7 +360,9 @@ def test_whether_redis_can_be_believed(
     with connected(valkey.port) as store:
         write_layout(store, TOPICS, Layout("topic", 1, (at,), b"key"))
         half = Silent()
-        ownership = Ownership(store, Keys(TOPICS.referrals, role), half, remembered(sealed), "me", lambda: False)
+        ownership = Ownership(
+            store, Keys(TOPICS.referrals, role), half, remembered(sealed), "me", lambda: False
+        )
         counted = metrics.REDIS_REWIND._value.get()
         if line is None:
             assert ownership.assigned({0: witness}) == {0: at}
@@ -409,7 +379,9 @@ def test_whether_redis_can_be_believed(
 
 def test_a_redis_that_knows_nothing_stops_everything(valkey: Valkey) -> None:
     with connected(valkey.port) as store:
-        ownership = Ownership(store, Keys("referrals", Role.PUSH), Silent(), Remembered(), "me", lambda: False)
+        ownership = Ownership(
+            store, Keys("referrals", Role.PUSH), Silent(), Remembered(), "me", lambda: False
+        )
         with pytest.raises(Stop, match="lost its state of referrals/0"):
             ownership.assigned({0: Witness(0, 0)})
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from consumer.frozen import Frozen, thaw
 from consumer.intake import MAX_BATCH, MAX_BATCH_BYTES
-from consumer.stream import Record
 from consumer.offers import batch
+from consumer.stream import Record
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=80)
 KIB = 1 << 10
@@ -44,7 +44,8 @@ def test_the_body_stands_at_the_end_byte_for_byte(body: bytes) -> None:
 
 def records(*sizes: int | None) -> list[Record]:
     return [
-        Record("referrals", 0, i, b"k", None if size is None else bytes(size), 0) for i, size in enumerate(sizes)
+        Record("referrals", 0, i, b"k", None if size is None else bytes(size), 0)
+        for i, size in enumerate(sizes)
     ]
 
 
@@ -78,7 +79,9 @@ def test_batch_after_batch_takes_all_within_bounds(sizes: list[int | None]) -> N
         rest = rest[len(batches[-1]) :]
     assert [r for taken in batches for r in taken] == records(*sizes)
     weight = [sum(len(r.value or b"") for r in taken) for taken in batches]
-    assert all(len(taken) == 1 or size <= MAX_BATCH_BYTES for taken, size in zip(batches, weight, strict=True))
+    assert all(
+        len(taken) == 1 or size <= MAX_BATCH_BYTES for taken, size in zip(batches, weight, strict=True)
+    )
     # None is cut short: what follows would not have fitted.
     for (_, size), (after, _) in pairwise(zip(batches, weight, strict=True)):
         assert size + len(after[0].value or b"") > MAX_BATCH_BYTES

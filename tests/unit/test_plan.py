@@ -47,7 +47,9 @@ def targets(referral: Referral, record: Record, wanted: Sequence[AnyConnection])
     return [LaneTarget(c.name, f"{referral.referral_id}@{record.offset}".encode(), 7) for c in wanted]
 
 
-def record(value: bytes | None, offset: int = 40, timestamp_ms: int = TIMESTAMP_MS, key: bytes = b"") -> Record:
+def record(
+    value: bytes | None, offset: int = 40, timestamp_ms: int = TIMESTAMP_MS, key: bytes = b""
+) -> Record:
     return Record(TOPIC, PARTITION, offset, key, value, timestamp_ms)
 
 
@@ -77,7 +79,9 @@ DAMAGED = [
     pytest.param(WHOLE[:-9], "not an Avro datum", id="truncated"),
     pytest.param(WHOLE + b"!", "1 bytes left over", id="trailing byte"),
     pytest.param(WHOLE + bytes(referrals.MAX_BYTES), f"over {referrals.MAX_BYTES}", id="too large"),
-    pytest.param(b"\0\0\0\0\x07" + WHOLE[10:], "no Avro single-object header", id="Confluent without a registry"),
+    pytest.param(
+        b"\0\0\0\0\x07" + WHOLE[10:], "no Avro single-object header", id="Confluent without a registry"
+    ),
     pytest.param(
         referrals.encode(event(event_type="UNKNOWN")), "newer than this release", id="event type of tomorrow"
     ),
@@ -86,7 +90,9 @@ DAMAGED = [
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "routing only"])
 @pytest.mark.parametrize(("value", "reason"), DAMAGED)
-def test_poison_is_a_dead_letter_with_a_note_and_no_more(value: bytes | None, reason: str, whole: bool) -> None:
+def test_poison_is_a_dead_letter_with_a_note_and_no_more(
+    value: bytes | None, reason: str, whole: bool
+) -> None:
     good = published(41)
     plan = planned(record(value), good, whole=whole)
     [(dead, why)] = plan.dead
@@ -115,19 +121,27 @@ def test_poison_is_a_dead_letter_with_a_note_and_no_more(value: bytes | None, re
     ("changes", "outcome", "unrouted"),
     [
         pytest.param({"is_test": True}, Outcome.TEST, 0, id="test referral of an account"),
-        pytest.param({"is_test": True, "account_id": "nobody"}, Outcome.TEST, 0, id="test referral of nobody"),
+        pytest.param(
+            {"is_test": True, "account_id": "nobody"}, Outcome.TEST, 0, id="test referral of nobody"
+        ),
         pytest.param({"is_test": True, "event_type": "ERASED"}, Outcome.TEST, 0, id="test removal"),
         pytest.param({"account_id": "nobody"}, Outcome.UNROUTED, 1, id="unknown account"),
         pytest.param({"account_id": "idle"}, Outcome.UNROUTED, 1, id="account without connections"),
     ],
 )
-def test_what_becomes_no_delivery_leaves_a_note(changes: dict[str, Any], outcome: Outcome, unrouted: int) -> None:
+def test_what_becomes_no_delivery_leaves_a_note(
+    changes: dict[str, Any], outcome: Outcome, unrouted: int
+) -> None:
     plan = planned(published(**changes))
     [entry] = plan.entries
     assert (entry.fingerprint, entry.targets, plan.dead, plan.removals) == (None, (), [], [])
     assert plan.unrouted == unrouted
     receipt = note(entry)
-    assert (receipt.outcome, receipt.subject, receipt.subject_id) == (outcome, Subject.RECORD, "referrals-3-40")
+    assert (receipt.outcome, receipt.subject, receipt.subject_id) == (
+        outcome,
+        Subject.RECORD,
+        "referrals-3-40",
+    )
     assert (receipt.referral_id, receipt.revision) == (event()["referral_id"], event()["revision"])
     assert receipt.account_id == changes.get("account_id", "acme")
     assert (receipt.topic, receipt.partition, receipt.offset) == (TOPIC, PARTITION, 40)
@@ -135,7 +149,10 @@ def test_what_becomes_no_delivery_leaves_a_note(changes: dict[str, Any], outcome
 
 @pytest.mark.parametrize(
     ("campaign", "names"),
-    [pytest.param("c-1", ["every", "spring"], id="both"), pytest.param("c-2", ["every"], id="only the one for all")],
+    [
+        pytest.param("c-1", ["every", "spring"], id="both"),
+        pytest.param("c-2", ["every"], id="only the one for all"),
+    ],
 )
 def test_a_target_for_each_connection_that_wants_it(campaign: str, names: list[str]) -> None:
     [entry] = planned(published(campaign_id=campaign)).entries
@@ -236,7 +253,10 @@ def test_what_targets_are_given(whole: bool) -> None:
 
 @pytest.mark.parametrize(
     ("schema_id", "dead"),
-    [pytest.param(7, [], id="known id"), pytest.param(8, ["the Schema Registry has no schema 8"], id="unknown id")],
+    [
+        pytest.param(7, [], id="known id"),
+        pytest.param(8, ["the Schema Registry has no schema 8"], id="unknown id"),
+    ],
 )
 def test_with_a_registry_the_confluent_format_is_read(schema_id: int, dead: list[str]) -> None:
     def by_id(asked: int) -> Any:
