@@ -1,4 +1,4 @@
-"""What the store makes of a Redis that loses replies, breaks connections, refuses, or went back."""
+"""Whether Redis can be believed: a reply that was lost, a server that forgets or is busy, one that went back."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from consumer.layout import Layout
 from consumer.manifests import Remembered
 from consumer.ownership import Owned, Ownership
 from consumer.service import Stop
-from consumer.store import Call, NotDurable, Reply, Script, Store, StoreRefused, StoreUnavailable
+from consumer.store import Call, Reply, Script, Store, StoreRefused, StoreUnavailable
 from consumer.stream import Witness
 from consumer.topics import Topics
 from deploy.embedded import valkey as embedded
-from deploy.embedded.processes import free_port
 from schemas.manifest import Kind, Manifest, Mark
 from tests.support.proxy import Proxy, proxy
 from tests.support.rows import write_layout
@@ -94,16 +93,6 @@ def lose_the_reply(
     assert isinstance(outcome[0], StoreUnavailable)
 
 
-def test_nothing_is_repeated_below_the_caller(valkey: Valkey, line: Proxy) -> None:
-    with connected(line.port) as store, valkey.client() as client:
-        client.config_resetstat()
-        assert store.call(ONCE) == [b"1"]
-        lose_the_reply(valkey, line, lambda: client.get("counter") == b"2", lambda: store.call(ONCE))
-        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 2
-        assert client.get("counter") == b"2"
-        assert store.call(ONCE) == [b"3"]
-
-
 def test_a_lost_reply_of_intake_is_answered_when_asked_again(valkey: Valkey, line: Proxy) -> None:
     keys = Keys(TOPICS.referrals, Role.BATCH)
     with connected(line.port) as store, connected(valkey.port) as other:
@@ -133,101 +122,12 @@ def test_a_lost_reply_of_intake_is_answered_when_asked_again(valkey: Valkey, lin
         assert other.hash(keys.head(0))["next"] == "6"
 
 
-# The barrier.
-
-
-def test_the_barrier_speaks_for_one_connection(line: Proxy) -> None:
-    with connected(line.port) as store:
-        store.call(ONCE)
-        store.barrier()
-        store.call(ONCE)
-        store.barrier()
-        store.call(ONCE)
-        line.cut()
-        with suppress(StoreUnavailable):
-            store.call(ONCE)
-        store.command("PING")
-        with pytest.raises(NotDurable, match="connection"):
-            store.barrier()
-        # What is written again goes over the new one.
-        store.call(ONCE)
-        store.barrier()
-
-
-def test_a_barrier_that_is_cut_was_not_reached(valkey: Valkey, line: Proxy) -> None:
-    with connected(line.port) as store, valkey.client() as client:
-        store.barrier()
-        store.call(ONCE)
-
-        def asked() -> bool:
-            stats: dict[str, Any] = client.info("commandstats")
-            return bool(stats["cmdstat_waitaof"]["calls"] > before)
-
-        before = client.info("commandstats")["cmdstat_waitaof"]["calls"]
-        lose_the_reply(valkey, line, asked, store.barrier)
-        with pytest.raises(NotDurable):
-            store.barrier()
-        store.barrier()
-
-
-def test_a_barrier_that_redis_does_not_confirm_was_not_reached(valkey: Valkey) -> None:
-    with connected(valkey.port, replicas=1) as store:
-        store.call(ONCE)
-        with pytest.raises(NotDurable, match="did not confirm"):
-            store.barrier()
-
-
-def test_a_redis_without_file_or_replicas_has_no_barrier(valkey: Valkey) -> None:
-    with connected(valkey.port, append_only=False) as store, valkey.client() as client:
-        store.call(ONCE)
-        before = client.info("commandstats").get("cmdstat_waitaof")
-        store.barrier()
-        assert client.info("commandstats").get("cmdstat_waitaof") == before
-
-
 # Which answers are refusals, and which say that nothing is known.
 
 
-WRITER = ("ACL", "SETUSER", "writer", "on", ">secret", "+@all", "~*")
 BUSY = "#!lua flags=no-writes\nwhile true do end"
 
 REFUSED, UNAVAILABLE = StoreRefused, StoreUnavailable
-
-
-@pytest.mark.parametrize(
-    ("given", "kind"),
-    [
-        pytest.param([("CONFIG", "SET", "maxmemory", 1)], REFUSED, id="out of memory"),
-        pytest.param([("CONFIG", "SET", "min-replicas-to-write", 1)], REFUSED, id="too few replicas"),
-        pytest.param([("ACL", "SETUSER", "default", "-evalsha")], REFUSED, id="a command not permitted"),
-        pytest.param([("ACL", "SETUSER", "default", "resetkeys")], REFUSED, id="a key not permitted"),
-        pytest.param([("REPLICAOF", "127.0.0.1", 1)], UNAVAILABLE, id="a replica"),
-        pytest.param(
-            [("CONFIG", "SET", "replica-serve-stale-data", "no"), ("REPLICAOF", "127.0.0.1", 1)],
-            UNAVAILABLE,
-            id="a replica without its master",
-        ),
-    ],
-)
-def test_refused_or_unknown(server: Valkey, given: Sequence[Sequence[Any]], kind: type[Exception]) -> None:
-    with connected(server.port) as store, connected(server.port) as other:
-        assert store.call(ONCE) == [b"1"]
-        other.commands(given)
-        with pytest.raises((StoreRefused, StoreUnavailable)) as raised:
-            store.call(ONCE)
-        assert raised.type is kind
-        assert "Redis" in str(raised.value)
-
-
-def test_a_refusal_does_not_stop_the_others(server: Valkey) -> None:
-    keys = Keys(TOPICS.referrals, Role.PUSH)
-    with connected(server.port) as store:
-        write_layout(store, TOPICS, Layout("topic", 1, (0,), b"key"))
-        store.command("CONFIG", "SET", "maxmemory", 1)
-        removal = intake.Removal("r-1", erased=True, revision=0, coordinates="x")
-        refused, marked = store.each([ONCE, intake.mark(keys, 0, removal)])
-        assert isinstance(refused, StoreRefused)
-        assert marked == [b"OK", b"1"]
 
 
 def test_a_busy_redis_is_waited_for(server: Valkey) -> None:
@@ -254,22 +154,6 @@ def test_a_busy_redis_is_waited_for(server: Valkey) -> None:
                 sent.read_response()
             blocker.connection_pool.release(sent)
         assert int(store.call(ONCE)[0]) >= 2
-
-
-def test_a_redis_that_is_not_there() -> None:
-    with connected(free_port()) as store:
-        for call in (lambda: store.call(ONCE), store.durability, store.barrier, lambda: store.hash("x")):
-            with pytest.raises(StoreUnavailable) as raised:
-                call()
-            assert not isinstance(raised.value, NotDurable)
-
-
-def test_a_script_of_ours_that_fails_is_a_bug(valkey: Valkey) -> None:
-    with connected(valkey.port) as store:
-        store.command("SET", "counter", "text")
-        with pytest.raises(Exception, match="not an integer") as raised:
-            store.call(ONCE)
-        assert not isinstance(raised.value, StoreRefused | StoreUnavailable)
 
 
 @pytest.mark.parametrize(
