@@ -15,6 +15,7 @@ from batcher.collect import Collect, targets
 from batcher.deliver import Sending
 from batcher.desk import LOOK_S, WORKERS, Desk, utc_now
 from batcher.windows import Windows
+from batcher.witness import require_windows
 from consumer import log, metrics, service
 from consumer.kafka_out import NotAcknowledged
 from consumer.keys import Role
@@ -52,6 +53,8 @@ def flush() -> None:
     try:
         ground = Ground(settings, Role.BATCH)
         ground.require_barrier()
+        known = Windows(ground.store, ground.keys)
+        require_windows(ground.remembered, known.states(list(ground.remembered.windows)))
         metrics.start()
         try:
             adopt_files(ground)
@@ -93,7 +96,7 @@ def _flush(ground: Ground, process: Service, desk: Desk) -> None:
             log.trouble("redis.refused", reason=str(error))
         if watcher.failure:
             raise Stop(watcher.failure)
-        process.health.ready, process.health.reason = True, "ready"
+        process.health.tell(ready=True, reason="ready")
         process.stopping.wait(LOOK_S)
     if not desk.finish():
         # The interpreter would wait for a thread that waits for a receiver.

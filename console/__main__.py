@@ -85,7 +85,8 @@ def apply(folder: Folder = None) -> None:
     for name, members in changes.changed.items():
         say(f"~ {name}: {', '.join(members)}")
     for name in changes.removed:
-        say(f"- {name}")
+        left = applied.stranded[name]
+        say(f"- {name}" + (f": {left} referrals wait until a connection has that name again" if left else ""))
     told = f"{len(changes.added)} added, {len(changes.changed)} changed, {len(changes.removed)} removed"
     say(f"{size}: in force as version {applied.version}; {told}")
 

@@ -77,6 +77,11 @@ def _topics(
     )
     if trouble:
         raise Stop(trouble)
+    if "compact" in (admin.setting(topics.referrals, "cleanup.policy") or ""):
+        raise Stop(
+            f"topic {topics.referrals} is compacted, which takes records away before they are read: "
+            "set its cleanup.policy to delete"
+        )
     policy = admin.setting(topics.manifests, "cleanup.policy")
     if policy is not None and "compact" not in policy:
         raise Stop(f"topic {topics.manifests} is not compacted: set its cleanup.policy to compact")

@@ -45,6 +45,8 @@ class Applied:
     accounts: int
     connections: int
     difference: Difference
+    #: What still waits for each connection that was removed.
+    stranded: Mapping[str, int]
 
 
 def read(settings: Settings, folder: str | None) -> ConnectionSet:
@@ -65,12 +67,18 @@ def apply(settings: Settings, wanted: ConnectionSet) -> Applied:
         version = connection_sets.apply(
             ground.store, ground.out, ground.topics, wanted, ground.layout.partitions
         )
+        changes = difference(before.set, wanted)
+        stranded = {
+            name: connection_sets.waiting(ground.store, ground.topics, ground.layout.partitions, name)
+            for name in changes.removed
+        }
     return Applied(
         before.version,
         version,
         len(wanted.accounts),
         len(wanted.by_name()),
-        difference(before.set, wanted),
+        changes,
+        stranded,
     )
 
 

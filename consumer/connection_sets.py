@@ -93,6 +93,16 @@ def apply(store: Store, out: KafkaOut, topics: Topics, wanted: ConnectionSet, pa
     return number
 
 
+def waiting(store: Store, topics: Topics, partitions: int, name: str) -> int:
+    """Deliveries that have not ended and rows that are not sealed of a connection."""
+    push, batch = Keys(topics.referrals, Role.PUSH), Keys(topics.referrals, Role.BATCH)
+    asked: list[tuple[str, str]] = []
+    for p in range(partitions):
+        asked.append(("HLEN", f"{push.prefix(p)}lane:{name}:body"))
+        asked.append(("LLEN", f"{batch.prefix(p)}open:{name}"))
+    return sum(int(found) for found in store.commands(asked))
+
+
 def definition(
     store: Store, topics: Topics, digest: str
 ) -> HttpConnection | SftpConnection | EmailConnection | None:

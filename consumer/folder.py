@@ -37,6 +37,8 @@ def read(folder: str) -> ConnectionSet:
 
 def _text(path: Path) -> tuple[str, str] | Problem:
     try:
+        if not path.is_file():
+            return Problem(path.name, 1, "", "not a file", "take it out of the folder")
         if path.stat().st_size > MAX_FILE_BYTES:
             what = f"larger than {MAX_FILE_BYTES:,} bytes"
             return Problem(path.name, 1, "", what, "is it an account's file?")

@@ -48,11 +48,13 @@ def remember(bootstrap: str, config: Mapping[str, Any], topics: Topics) -> Remem
         except Undecodable:
             continue  # written by a newer version: it knows what we need not
         newest[found.key] = found
+    init = newest.get(f"init:{topics.referrals}")
     windows: dict[str, dict[int, Manifest]] = {}
     for found in newest.values():
-        if found.kind is Kind.WINDOW:
+        # What an earlier deployment of the same name sealed bears no witness to this one.
+        if found.kind is Kind.WINDOW and (init is None or found.at >= init.at):
             windows.setdefault(str(found.connection), {})[int(found.window or 0)] = found
-    return Remembered(newest.get(f"init:{topics.referrals}"), newest.get("connections"), windows)
+    return Remembered(init, newest.get("connections"), windows)
 
 
 def tell(out: KafkaOut, topics: Topics, statement: Manifest) -> None:

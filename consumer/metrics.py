@@ -58,7 +58,9 @@ FLUSHED = Counter(
     "referral_flush_artefacts", "Files and mails by how sending them ended.", ["channel", "outcome"]
 )
 AMBIGUOUS = Counter("referral_ambiguous", "Attempts whose outcome nobody can know.", ["sink"])
-RECONCILE = Gauge("referral_reconcile_difference", "Difference the last reconciliation found.")
+RECONCILE = Gauge(
+    "referral_reconcile_difference", "Difference the last reconciliation found; 0 as long as none was run."
+)
 
 ATTEMPT_OUTCOMES = (
     "delivered",
@@ -72,7 +74,7 @@ ATTEMPT_OUTCOMES = (
 )
 FENCED_REASONS = ("epoch", "offset", "set", "token")
 DEAD_LETTER_REASONS = ("undecodable", "rejected", "exhausted")
-WINDOW_STATES = ("CLAIMED", "SEALED", "UPLOADED", "SENDING", "ENDED", "HELD", "UNCERTAIN")
+WINDOW_STATES = ("CLAIMED", "SEALED", "UPLOADED", "SENDING", "ENDED", "HELD")
 CHANNELS = ("sftp", "email")
 SEND_OUTCOMES = ("delivered", "retry", "held", "uncertain")
 
@@ -92,7 +94,7 @@ def start(partitions: Iterable[int] = ()) -> None:
     for channel in CHANNELS:
         for outcome in SEND_OUTCOMES:
             FLUSHED.labels(channel, outcome)
-    for sink in ("crm", *CHANNELS):
+    for sink in ("crm", "email"):
         AMBIGUOUS.labels(sink)
     for partition in partitions:
         LAG.labels(str(partition)).set(0)

@@ -97,14 +97,14 @@ class Half(Protocol):
 
 
 def patiently(stopping: Callable[[], bool], call: Callable[[], T]) -> T:
-    """Repeat a repeatable call until Redis answers. Raises Stop after REDIS_PATIENCE_S, StoreUnavailable
-    when told to stop meanwhile.
+    """Repeat a repeatable call until Redis answers and takes it. Raises Stop after REDIS_PATIENCE_S,
+    StoreUnavailable or StoreRefused when told to stop meanwhile.
     """
     deadline, pause = time.monotonic() + REDIS_PATIENCE_S, REDIS_PAUSE_S[0]
     while True:
         try:
             return call()
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreRefused) as error:
             if stopping():
                 raise
             if time.monotonic() > deadline:
@@ -194,8 +194,9 @@ class Ownership:
 
     def lost_line(self, partition: int) -> str:
         return (
-            f"Redis lost its state of {self._keys.topic}/{partition}: restore its append-only file and start "
-            "again; nothing is read or sent until then"
+            f"Redis has no state of {self._keys.topic}/{partition}: partitions were added to a topic whose "
+            "count is fixed, or Redis was lost and its append-only file must be restored; nothing is read or "
+            "sent until then"
         )
 
     def _drop(self, partition: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas.connection import ConnectionSet, EmailConnection, HttpConnection, SftpConnection
@@ -10,8 +10,7 @@ from schemas.referral import Referral
 
 AnyConnection = HttpConnection | SftpConnection | EmailConnection
 
-#: The kinds each half delivers to.
-PUSH_KINDS = frozenset({"http"})
+#: The kinds the batcher delivers to; the others are pushed.
 FILE_KINDS = frozenset({"sftp", "email"})
 
 
@@ -38,6 +37,3 @@ class Router:
         """All that want it, of every kind; none means the record is UNROUTED."""
         wanted = self._by_account.get(referral.account_id, ())
         return [w.connection for w in wanted if w.campaigns is None or referral.campaign_id in w.campaigns]
-
-    def of_kinds(self, kinds: Collection[str]) -> dict[str, AnyConnection]:
-        return {name: connection for name, connection in self.by_name.items() if connection.kind in kinds}

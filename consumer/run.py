@@ -27,6 +27,8 @@ from consumer.worker import Worker
 WATCH_S = 5.0
 #: Outboxes are looked at this often while there is nothing in them.
 RELAY_S = 0.05
+#: Longest pause after a round of the relay that failed.
+RELAY_PAUSE_S = 30.0
 #: Threads end within this, or are left behind.
 JOIN_S = 5.0
 
@@ -138,7 +140,7 @@ def run(
     )
     relay_store = ground.new_store()
     helpers = [
-        Background("relay", stopping, RELAY_S, lambda: _relay(ground, relay_store, ownership)),
+        Background("relay", stopping, RELAY_S, Relay(ground, relay_store, ownership, stopping).run),
         watch(ground, stopping),
     ]
     stream = Stream(
@@ -165,7 +167,7 @@ def run(
         _relay_rest(ground, mine)
     except (StreamFailed, TopicTrouble) as error:
         raise Stop(str(error)) from error
-    except StoreUnavailable as error:
+    except (StoreUnavailable, StoreRefused) as error:
         if not stopping.is_set():
             raise Stop(f"{error}: check REFERRALS_REDIS and start again") from error
         log.trouble("redis.unavailable_at_stop", reason=str(error))
@@ -188,22 +190,39 @@ def adopt_files(ground: Ground) -> None:
         return
     wanted = folders.read(ground.settings.connections)
     if connection_sets.known(ground.store, ground.topics, wanted.digest):
+        if connection_sets.current(ground.store, ground.topics).set.digest != wanted.digest:
+            log.trouble(
+                "connections.folder_not_in_force",
+                reason="a newer set is; `referrals connections apply` puts this folder in force again",
+            )
         return
     version = connection_sets.apply(ground.store, ground.out, ground.topics, wanted, ground.layout.partitions)
     log.event("connections.applied", version=version)
 
 
-def _relay(ground: Ground, store: Store, ownership: Ownership) -> bool:
-    """Bring receipts to Kafka; an outage of either side leaves them where they are."""
-    try:
-        waiting = receipts.waiting(store, ground.keys, list(ownership.owned))
-        metrics.OUTBOX.set(sum(waiting.values()))
-        for partition in (p for p, length in waiting.items() if length):
-            receipts.relay(store, ground.out, ground.keys, ground.topics, partition, time.time())
-    except (NotAcknowledged, StoreUnavailable, StoreRefused) as error:
-        log.trouble("receipts.delayed", reason=str(error))
-        return False
-    return any(length > receipts.RELAY for length in waiting.values())
+class Relay:
+    """Brings receipts to Kafka; an outage of either side leaves them where they are."""
+
+    def __init__(self, ground: Ground, store: Store, ownership: Ownership, stopping: threading.Event) -> None:
+        self._ground, self._store, self._ownership, self._stopping = ground, store, ownership, stopping
+        self._pause_s = 0.0
+
+    def run(self) -> bool:
+        """One round; whether there is more."""
+        ground = self._ground
+        try:
+            waiting = receipts.waiting(self._store, ground.keys, list(self._ownership.owned))
+            metrics.OUTBOX.set(sum(waiting.values()))
+            for partition in (p for p, length in waiting.items() if length):
+                receipts.relay(self._store, ground.out, ground.keys, ground.topics, partition, time.time())
+        except (NotAcknowledged, StoreUnavailable, StoreRefused) as error:
+            # What Kafka took and Redis did not forget is told again: slowly.
+            self._pause_s = min(max(1.0, 2 * self._pause_s), RELAY_PAUSE_S)
+            log.trouble("receipts.delayed", reason=str(error), next_in_s=self._pause_s)
+            self._stopping.wait(self._pause_s)
+            return False
+        self._pause_s = 0.0
+        return any(length > receipts.RELAY for length in waiting.values())
 
 
 def _relay_rest(ground: Ground, partitions: Iterable[int]) -> None:

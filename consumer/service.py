@@ -15,11 +15,14 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from consumer import metrics
+from consumer import log, metrics
 
 #: Liveness: a loop that has not gone round for this long is stuck. Above every bounded wait inside it.
 STUCK_AFTER_S = 180.0
-#: SIGTERM to exit: finish what is under way, start nothing new. Kubernetes' grace must be longer.
+#: Readiness: a loop silent for longer is held up by another server.
+SILENT_AFTER_S = 10.0
+#: SIGTERM to exit: finish what is under way, start nothing new. What does not end by then is cut off:
+#: everything is made for that. Kubernetes' grace must be longer.
 DRAIN_S = 25.0
 
 
@@ -102,13 +105,22 @@ class Health:
 
     def __init__(self) -> None:
         self._beat = time.monotonic()
-        self.ready = False
-        self.reason = "starting"
+        self._ready, self._reason = False, "starting"
 
     def beat(self) -> None:
         """The main loop went round."""
         self._beat = time.monotonic()
         metrics.PROGRESS.set_to_current_time()
+
+    def tell(self, *, ready: bool, reason: str) -> None:
+        """What the main loop thinks of itself."""
+        self._ready, self._reason = ready, reason
+
+    def readiness(self) -> tuple[bool, str]:
+        """Ready, and why or why not. A loop that waits for Redis or Kafka says nothing: that counts as no."""
+        if time.monotonic() - self._beat > SILENT_AFTER_S:
+            return False, "the main loop waits for Redis or Kafka"
+        return self._ready, self._reason
 
     def alive(self) -> bool:
         return time.monotonic() - self._beat < STUCK_AFTER_S
@@ -122,7 +134,7 @@ class Service:
         self.stopping = threading.Event()
         self.health = Health()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stopping.set())
+            signal.signal(number, lambda *_: self._stop())
         handler = type("Handler", (_Handler,), {"health": self.health})
         try:
             self._server = ThreadingHTTPServer((settings.http_host, settings.http_port), handler)
@@ -135,9 +147,21 @@ class Service:
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
 
+    def _stop(self) -> None:
+        if not self.stopping.is_set():
+            self.stopping.set()
+            cut_off = threading.Timer(DRAIN_S, _cut_off)
+            cut_off.daemon = True
+            cut_off.start()
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def _cut_off() -> None:
+    log.trouble("service.cut_off", after_s=DRAIN_S)
+    os._exit(0)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -151,7 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
             alive = self.health.alive()
             self._answer(200 if alive else 503, b"ok\n" if alive else b"the main loop is stuck\n")
         elif self.path == "/readyz":
-            self._answer(200 if self.health.ready else 503, f"{self.health.reason}\n".encode())
+            ready, reason = self.health.readiness()
+            self._answer(200 if ready else 503, f"{reason}\n".encode())
         else:
             self._answer(404, b"/metrics /healthz /readyz\n")
 

@@ -225,6 +225,10 @@ def _translated(error: redis.RedisError) -> Exception:
         return StoreRefused(f"Redis refused the write: {why}")
     if isinstance(error, _NOT_READY) or why.startswith(_BUSY):
         return StoreUnavailable(f"Redis is not ready: {why}")
+    if isinstance(error, redis.AuthenticationError) or "authentication" in why.lower():
+        return StoreUnavailable("Redis wants another user or password: check REFERRALS_REDIS")
+    if "DB index is out of range" in why:
+        return StoreUnavailable("Redis has no database of that number: check REFERRALS_REDIS")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return StoreUnavailable(f"Redis did not answer: {type(error).__name__}")
     return error

@@ -32,6 +32,7 @@ REFUSED_PAUSE_S = 0.5
 #: Fenced for so long without a rebalance: two deployments share one Redis and prefix.
 FENCED_PATIENCE_S = 150.0
 COMMIT_EVERY_S = 1.0
+NO_CONNECTIONS = "no connections were ever put in force: run `referrals connections apply`"
 #: An idle owner asks so often for the set in force and where Redis stands.
 LOOK_EVERY_S = 1.0
 
@@ -110,7 +111,10 @@ class Worker:
         stored = patiently(stopping, lambda: connection_sets.current(self._store, self._topics))
         self._version, self._router = stored.version, Router(stored.set)
         self._half.connections(stored)
-        log.event("connections.loaded", version=stored.version)
+        if stored.version:
+            log.event("connections.loaded", version=stored.version)
+        else:
+            log.trouble("connections.missing", reason=NO_CONNECTIONS)
 
     def _sort_in(self, records: Iterable[Record]) -> None:
         for record in records:
@@ -125,7 +129,9 @@ class Worker:
             owned.backlog.append(record)
 
     def _persist(self, stream: Stream) -> None:
-        planned = [self._offers.plan(owned, self._router) for owned in self._owned.values() if owned.backlog]
+        # Before any set is in force, everything would be UNROUTED for good.
+        full = [owned for owned in self._owned.values() if owned.backlog and self._version]
+        planned = [self._offers.plan(owned, self._router) for owned in full]
         offers = [offer for offer in planned if isinstance(offer, Offer)]
         settles = [(owned, call) for owned in self._owned.values() if (call := self._half.settle(owned))]
         calls = [call for _, call in settles] + [self._offers.call(offer, self._version) for offer in offers]
@@ -142,8 +148,9 @@ class Worker:
             self._refused(str(refusals[0]))
         else:
             self._refused_since = None
-        if None in planned:
-            self._service.stopping.wait(POLL_S)  # a schema is being asked for: look again soon, not at once
+        if None in planned or not self._version:
+            # A schema is being asked for, or connections are: look again soon, not at once.
+            self._service.stopping.wait(POLL_S)
 
     def _send(self, calls: Sequence[Call]) -> tuple[float, list[Reply | StoreRefused]]:
         """All in one round trip, repeated until Redis answers; with when the answered one was sent."""
@@ -238,7 +245,11 @@ class Worker:
             # What is not ours is not our lag any more.
             lag = 0 if owned is None else stream.high_watermark(p) - owned.next_offset
             metrics.LAG.labels(str(p)).set(max(0, lag))
-        health = self._service.health
-        health.ready = bool(self._owned) and self._refused_since is None
-        why_not = "Redis refuses what we write" if self._owned else "no partition assigned"
-        health.reason = f"{len(self._owned)} partitions" if health.ready else why_not
+        if not self._version:
+            ready, reason = False, NO_CONNECTIONS
+        elif self._refused_since is not None:
+            ready, reason = False, "Redis refuses what we write"
+        else:
+            ready = bool(self._owned)
+            reason = f"{len(self._owned)} partitions" if ready else "no partition assigned"
+        self._service.health.tell(ready=ready, reason=reason)

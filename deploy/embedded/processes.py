@@ -26,7 +26,7 @@ POLL_SECONDS = 0.02
 #: Everything we start is ready within 5 s on two busy cores; past this it hangs.
 READY_WITHIN = 60.0
 #: A service drains within its own shorter deadline; past this it is killed.
-STOP_WITHIN = 20.0
+STOP_WITHIN = 30.0
 #: A "ready" line stands among the first output; a last line is never longer than this.
 OUTPUT_BYTES = 65_536
 #: A stack that runs for days must not fill the disk with its logs.

@@ -47,6 +47,8 @@ RECEIVERS = ("crm", "sftp", "smtp")
 PROCESSES = ("broker", "valkey", *RECEIVERS, *SERVICES)
 
 Say = Callable[[str], None]
+#: Says that a folder is a run's own, to be emptied by the next.
+MARKER = ".referrals"
 
 
 class Stack:
@@ -144,8 +146,12 @@ class Stack:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StartError(f"{shown(self.folder)} is in use by another run: stop that one first") from error
+        ours = self.folder / MARKER
+        if self.folder.exists() and any(self.folder.iterdir()) and not ours.exists():
+            raise StartError(f"{shown(self.folder)} holds files that are not ours: name another folder")
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "received").mkdir(parents=True)
+        ours.touch()
 
     def _release(self) -> None:
         if self._lock is not None:

@@ -266,7 +266,7 @@ def test_a_redis_that_knows_nothing_stops_everything(valkey: Valkey) -> None:
         ownership = Ownership(
             store, Keys("referrals", Role.PUSH), Silent(), Remembered(), "me", lambda: False
         )
-        with pytest.raises(Stop, match="lost its state of referrals/0"):
+        with pytest.raises(Stop, match="has no state of referrals/0"):
             ownership.assigned({0: Witness(0, 0)})
 
 

@@ -199,7 +199,7 @@ def test_a_full_redis_takes_nothing_in_and_drains(make: Callable[..., Bench], tm
         bench.client.set("ballast", "x" * 2_000_000)
         bench.client.config_set("maxmemory", "1mb")
         bench.publish("late")
-        bench.run(lambda: not bench.worker._service.health.ready, "it is refused")
+        bench.run(lambda: not bench.worker._service.health.readiness()[0], "it is refused")
         bench.mode("ok")
         bench.run(lambda: bench.pending == 0, "what it had has ended")
         assert bench.next == 50
@@ -207,7 +207,7 @@ def test_a_full_redis_takes_nothing_in_and_drains(make: Callable[..., Bench], tm
         bench.client.config_set("maxmemory", "0")
         bench.run(lambda: bench.next == 51 and bench.pending == 0, "the rest follows")
         assert bench.seen == Counter(["late", *(f"a{n}" for n in range(50))])
-        bench.run(lambda: bench.worker._service.health.ready, "it is well again")
+        bench.run(lambda: bench.worker._service.health.readiness()[0], "it is well again")
     finally:
         server.kill()
 
