@@ -564,6 +564,27 @@ def test_apply_shows_what_it_changes(deployment: Deployment) -> None:
     )
 
 
+def test_apply_tells_what_waits_for_a_connection_taken_out(deployment: Deployment) -> None:
+    deployment.init()
+    folder = deployment.connect(ACME + CRM)
+    with deployment.valkey.client() as client:
+        push = Keys(deployment.topics.referrals, Role.PUSH).prefix(0)
+        batch = Keys(deployment.topics.referrals, Role.BATCH).prefix(1)
+        client.hset(f"{push}lane:acme-crm:body", "7", "frozen")
+        client.rpush(f"{batch}open:acme-crm", "row", "row")
+    (folder / "acme.yaml").write_text(ACME)
+    out = deployment.run("connections", "apply", str(folder)).out
+    assert "- acme-crm: 3 referrals wait until a connection has that name again\n" in out
+
+
+def test_init_refuses_a_compacted_topic(deployment: Deployment) -> None:
+    admin = Admin(deployment.kafka.bootstrap, {})
+    admin.create(deployment.topics.referrals, 1, {"cleanup.policy": "compact"}, 1)
+    said = deployment.run("init", "--from", "earliest")
+    assert said.code == 1
+    assert "is compacted" in said.err
+
+
 def test_apply_without_a_folder_asks_for_one(deployment: Deployment) -> None:
     assert deployment.run("connections", "apply") == Said(
         1, "", "which folder? name it, or set REFERRALS_CONNECTIONS\n"

@@ -51,6 +51,7 @@ class Bench:
     crm: Receiver
     settings: Settings
     options: dict[str, Any] = field(default_factory=dict)
+    applied: bool = True
 
     def __post_init__(self) -> None:
         self.topics = Topics(self.settings.prefix)
@@ -59,6 +60,13 @@ class Bench:
         self.out = KafkaOut(self.kafka.bootstrap, {})
         self.store = Store(self.valkey.url)
         self.client: redis.Redis = self.valkey.client()
+        self.stopping = threading.Event()
+        if self.applied:
+            self.apply()
+        self.push = Push(self.keys, 100, self.stopping.is_set)
+        self._start()
+
+    def apply(self) -> None:
         connection = {
             "name": "acme-crm",
             "kind": "http",
@@ -71,8 +79,8 @@ class Bench:
             {"accounts": [{"account": "acme", "connections": [connection]}]}
         )
         connection_sets.apply(self.store, self.out, self.topics, wanted, 1)
-        self.stopping = threading.Event()
-        self.push = Push(self.keys, 100, self.stopping.is_set)
+
+    def _start(self) -> None:
         self.push.sender.start()
         admin = Admin(self.kafka.bootstrap, {})
         remembered = manifests.remember(self.kafka.bootstrap, {}, self.topics)
@@ -154,9 +162,9 @@ def make(kafka: Kafka, valkey: Valkey, topic_prefix: str, tmp_path: Path) -> Ite
     benches: list[Bench] = []
     with receiver("crm", tmp_path / "crm") as crm:
 
-        def made(server: Valkey = valkey, **options: Any) -> Bench:
+        def made(server: Valkey = valkey, *, applied: bool = True, **options: Any) -> Bench:
             settings = Settings(kafka=kafka.bootstrap, redis=server.url, prefix=topic_prefix)
-            benches.append(Bench(kafka, server, crm, settings, options))
+            benches.append(Bench(kafka, server, crm, settings, options, applied))
             return benches[-1]
 
         yield made
@@ -210,6 +218,21 @@ def test_a_full_redis_takes_nothing_in_and_drains(make: Callable[..., Bench], tm
         bench.run(lambda: bench.worker._service.health.readiness()[0], "it is well again")
     finally:
         server.kill()
+
+
+def test_nothing_is_taken_before_connections_are_in_force(make: Callable[..., Bench]) -> None:
+    bench = make(applied=False)
+    bench.publish("a", "b")
+
+    def waiting() -> bool:
+        return any(len(owned.backlog) == 2 for owned in bench.ownership.owned.values())
+
+    bench.run(waiting, "they are read")
+    bench.run(lambda: "apply" in bench.worker._service.health.readiness()[1], "it says what is missing")
+    assert bench.next == 0
+    bench.apply()
+    bench.run(lambda: bench.next == 2 and bench.pending == 0, "they are delivered")
+    assert bench.seen == Counter(["a", "b"])
 
 
 def test_what_is_withdrawn_in_flight_is_not_tried_again(make: Callable[..., Bench]) -> None:
