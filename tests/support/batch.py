@@ -18,7 +18,7 @@ from typing import Any
 
 from batcher.windows import State, Windows, WindowState
 from console.begin import begin
-from consumer import connection_sets
+from consumer import connection_sets, manifests
 from consumer.keys import Keys, Role
 from consumer.layout import Layout
 from consumer.run import Ground
@@ -84,8 +84,16 @@ class House:
         return Windows(self.store, self.keys)
 
     def empty(self, *connections: FileConnection) -> None:
-        """Nothing in Redis but the layout, an owner of the partitions, and these connections."""
+        """Begun anew: nothing in Redis but the layout, an owner of the partitions, and these connections."""
         write_layout(self.store, self.topics, self.found)
+        begun = Manifest(
+            kind=Kind.INIT,
+            at=datetime.now(UTC),
+            topic=self.topics.referrals,
+            topic_id=self.found.topic_id,
+            starts=self.found.starts,
+        )
+        manifests.tell(self.ground.out, self.topics, begun)
         self.intake = Intake(self.store, self.keys)
         if connections:
             self.apply(*connections)
