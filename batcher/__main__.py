@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets as tokens
 import socket
 import sys
@@ -16,8 +15,7 @@ from batcher.deliver import Sending
 from batcher.desk import LOOK_S, WORKERS, Desk, utc_now
 from batcher.windows import Windows
 from batcher.witness import require_windows
-from consumer import log, metrics, service
-from consumer.kafka_out import NotAcknowledged
+from consumer import log, service
 from consumer.keys import Role
 from consumer.ownership import patiently
 from consumer.registry import Registry
@@ -55,11 +53,7 @@ def flush() -> None:
         ground.require_barrier()
         known = Windows(ground.store, ground.keys)
         require_windows(ground.remembered, known.states(list(ground.remembered.windows)))
-        metrics.start()
-        try:
-            adopt_files(ground)
-        except (NotAcknowledged, StoreUnavailable, StoreRefused) as error:
-            raise Stop(f"the connections folder could not be put in force: {error}; start again") from error
+        adopt_files(ground)
         registry = (
             Registry(settings.schema_registry, process.stopping.wait) if settings.schema_registry else None
         )
@@ -90,18 +84,15 @@ def _flush(ground: Ground, process: Service, desk: Desk) -> None:
         process.health.beat()
         try:
             patiently(process.stopping.is_set, lambda: desk.look(utc_now()))
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreRefused):
             break
-        except StoreRefused as error:
-            log.trouble("redis.refused", reason=str(error))
         if watcher.failure:
             raise Stop(watcher.failure)
         process.health.tell(ready=True, reason="ready")
         process.stopping.wait(LOOK_S)
     if not desk.finish():
         # The interpreter would wait for a thread that waits for a receiver.
-        log.trouble("service.cut_off")
-        os._exit(0)
+        service.cut_off()
     log.event("service.stopped")
 
 
@@ -136,5 +127,4 @@ SERVICES = {"collect": collect, "flush": flush}
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1] not in SERVICES:
         sys.exit("usage: python -m batcher collect|flush")
-    metrics.start()
     sys.exit(service.run(SERVICES[sys.argv[1]]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from consumer import log, metrics, service
+from consumer import log, service
 from consumer.keys import Role
 from consumer.push import Push
 from consumer.run import Ground, run
@@ -33,5 +33,4 @@ def main() -> None:
 SWITCH_INTERVAL_S = 0.0005
 
 if __name__ == "__main__":
-    metrics.start()
     sys.exit(service.run(main))

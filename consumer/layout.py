@@ -36,11 +36,8 @@ class Layout:
     fingerprint_key: bytes
 
 
-def require(
-    store: Store, admin: Admin, topics: Topics, remembered: Remembered, *, volatile_ok: bool
-) -> Layout:
+def require(store: Store, admin: Admin, topics: Topics, remembered: Remembered) -> Layout:
     """The layout, or Stop with what is wrong and what to do."""
-    require_durable(store, volatile_ok=volatile_ok)
     found = read(store, topics)
     if found is None:
         if remembered.init is None:

@@ -22,6 +22,7 @@ from consumer.store import Store, StoreRefused, StoreUnavailable
 from consumer.stream import Stream, StreamFailed
 from consumer.topics import Admin, Topics, TopicTrouble
 from consumer.worker import Worker
+from schemas.connection import ConnectionSet
 
 #: The topic's id is looked at this often: a topic made anew under our feet must stop us.
 WATCH_S = 5.0
@@ -46,13 +47,7 @@ class Ground:
         layout.require_durable(self.store, volatile_ok=settings.allow_volatile_redis)
         try:
             self.remembered = self._remember()
-            self.layout: Layout = layout.require(
-                self.store,
-                self.admin,
-                self.topics,
-                self.remembered,
-                volatile_ok=settings.allow_volatile_redis,
-            )
+            self.layout: Layout = layout.require(self.store, self.admin, self.topics, self.remembered)
         except (TopicTrouble, StreamFailed, StoreUnavailable, StoreRefused) as error:
             raise Stop(str(error)) from error
 
@@ -117,10 +112,7 @@ def run(
     """Read, take and hand over until told to stop. Raises Stop."""
     settings = ground.settings
     metrics.start(range(ground.layout.partitions))
-    try:
-        adopt_files(ground)
-    except (NotAcknowledged, StoreUnavailable, StoreRefused) as error:
-        raise Stop(f"the connections folder could not be put in force: {error}; start again") from error
+    adopt_files(ground)
     url = settings.schema_registry
     registry = Aside(Registry(url, service.stopping.wait)) if url else None
     planner = Planner(name, ground.layout.fingerprint_key, whole, targets, registry)
@@ -185,10 +177,20 @@ def watch(ground: Ground, stopping: threading.Event) -> Background:
 
 
 def adopt_files(ground: Ground) -> None:
-    """Put the connections folder in force if its set never was; yesterday's files stay yesterday's."""
+    """Put the connections folder in force if its set never was; yesterday's files stay yesterday's.
+
+    Raises Stop.
+    """
     if ground.settings.connections is None:
         return
     wanted = folders.read(ground.settings.connections)
+    try:
+        _adopt(ground, wanted)
+    except (NotAcknowledged, StoreUnavailable, StoreRefused) as error:
+        raise Stop(f"the connections folder could not be put in force: {error}; start again") from error
+
+
+def _adopt(ground: Ground, wanted: ConnectionSet) -> None:
     if connection_sets.known(ground.store, ground.topics, wanted.digest):
         if connection_sets.current(ground.store, ground.topics).set.digest != wanted.digest:
             log.trouble(

@@ -133,6 +133,7 @@ class Service:
         self.settings = settings
         self.stopping = threading.Event()
         self.health = Health()
+        metrics.start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         handler = type("Handler", (_Handler,), {"health": self.health})
@@ -150,17 +151,18 @@ class Service:
     def _stop(self) -> None:
         if not self.stopping.is_set():
             self.stopping.set()
-            cut_off = threading.Timer(DRAIN_S, _cut_off)
-            cut_off.daemon = True
-            cut_off.start()
+            timer = threading.Timer(DRAIN_S, cut_off)
+            timer.daemon = True
+            timer.start()
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
 
 
-def _cut_off() -> None:
-    log.trouble("service.cut_off", after_s=DRAIN_S)
+def cut_off() -> None:
+    """End now, whatever threads still wait for: what they leave is taken up by whoever comes next."""
+    log.trouble("service.cut_off")
     os._exit(0)
 
 

@@ -84,7 +84,7 @@ class Bench:
         self.push.sender.start()
         admin = Admin(self.kafka.bootstrap, {})
         remembered = manifests.remember(self.kafka.bootstrap, {}, self.topics)
-        found = layout.require(self.store, admin, self.topics, remembered, volatile_ok=False)
+        found = layout.require(self.store, admin, self.topics, remembered)
         self.ownership = Ownership(self.store, self.keys, self.push, remembered, "me", self.stopping.is_set)
         self.worker = Worker(
             SimpleNamespace(health=Health(), stopping=self.stopping),  # type: ignore[arg-type]
