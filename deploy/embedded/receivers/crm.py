@@ -36,6 +36,8 @@ from deploy.embedded.receivers import EffectLog, read_effects, until_terminated
 MAX_HEAD, MAX_BODY = 32 * 1024, 1024 * 1024
 #: About 400 bytes a key. Forgetting one would turn a repeat into an effect, so a full memory refuses.
 MAX_KEYS = 2_000_000
+#: Who is refused may still be sending: closing at once would reset the connection and lose the answer.
+LINGER_S = 2.0
 
 MODE = re.compile(r"(ok|ignore-keys|lost|hang|reset)|slow:(\d{1,6})|([2-5]\d\d)(?::(\d{1,6}))?")
 CONTROL = "/_control"
@@ -165,13 +167,15 @@ class Http(asyncio.Protocol):
         self.crm = crm
         self.buffer = bytearray()
         self.busy = False
+        self.refused = False
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        self._advance()
+        if not self.refused:
+            self.buffer += data
+            self._advance()
 
     def _advance(self) -> None:
         while not self.busy and (end := self.buffer.find(b"\r\n\r\n")) >= 0:
@@ -214,8 +218,10 @@ class Http(asyncio.Protocol):
 
     def _refuse(self, answer: Answer) -> None:
         self.transport.write(answer.encoded())
-        self.transport.close()
-        self.busy = True
+        self.transport.write_eof()
+        self.busy = self.refused = True
+        self.buffer.clear()
+        asyncio.get_running_loop().call_later(LINGER_S, self.transport.close)
 
 
 def _head(head: bytes) -> tuple[str, dict[str, str]]:
