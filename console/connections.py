@@ -18,7 +18,7 @@ from consumer.route import AnyConnection
 from consumer.service import Settings, Stop
 from consumer.store import Store
 from consumer.topics import Topics
-from schemas.connection import ConnectionSet, EmailConnection, HttpConnection, SftpConnection
+from schemas.connection import ConnectionSet, EmailConnection, HttpConnection, PushBase, SftpConnection
 
 COLUMNS = ("account", "connection", "kind", "to", "campaigns", "fields", "when")
 #: A reason is a cell of a table, not a report.
@@ -157,7 +157,9 @@ def row(account: str, connection: AnyConnection) -> tuple[str, ...]:
         _to(connection),
         _campaigns(connection),
         str(len(connection.fields)),
-        "at once" if connection.kind == "http" else f"{connection.schedule.cron} {connection.schedule.zone}",
+        "at once"
+        if isinstance(connection, PushBase)
+        else f"{connection.schedule.cron} {connection.schedule.zone}",
     )
 
 
@@ -171,10 +173,11 @@ def _campaigns(connection: AnyConnection) -> str:
 
 def _to(connection: AnyConnection) -> str:
     match connection:
-        case HttpConnection():
+        case PushBase():
             # The path and the query may hold a token.
-            url = urlsplit(connection.url)
-            return f"{connection.method} {url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}"
+            url = urlsplit(connection.address)
+            method = f"{connection.method} " if isinstance(connection, HttpConnection) else ""
+            return f"{method}{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}"
         case SftpConnection():
             return f"{connection.host}:{connection.port}"
         case EmailConnection():

@@ -33,7 +33,7 @@ from consumer.service import Settings, Stop
 from consumer.stream import Record, read_all
 from schemas import referral as referrals
 from schemas.codec import Undecodable
-from schemas.connection import ConnectionSet, CsvFormat
+from schemas.connection import ConnectionSet, CsvFormat, PushBase
 from schemas.mapping import Value, render
 from schemas.referral import EventType, Referral, SchemaById
 
@@ -84,7 +84,7 @@ def export(
     with standing(settings) as ground:
         stored = connection_sets.current(ground.store, ground.topics).set
         connection = choose(stored, account, name)
-        zone = None if connection.kind == "http" else connection.schedule.zone
+        zone = None if isinstance(connection, PushBase) else connection.schedule.zone
         start, end = (moment(given, zone) for given in times)
         if start >= end:
             raise Stop("--from must be earlier than --to")
@@ -95,7 +95,7 @@ def export(
         with _target(out) as target:
             written = csv_file.write(
                 target,
-                CsvFormat() if connection.kind == "http" else connection.file,
+                CsvFormat() if isinstance(connection, PushBase) else connection.file,
                 [rule.name for rule in connection.fields],
                 _rows(reading, places, connection),
                 guard=guarded(connection) if guard is None else guard,
@@ -121,7 +121,7 @@ def choose(connections: ConnectionSet, account: str, name: str | None) -> AnyCon
 
 def guarded(connection: AnyConnection) -> bool:
     """Whether formulas are disarmed: as the connection says; unsaid, where a person opens the file. Pure."""
-    told = None if connection.kind == "http" else connection.file.formula_guard
+    told = None if isinstance(connection, PushBase) else connection.file.formula_guard
     return connection.kind != "sftp" if told is None else told
 
 

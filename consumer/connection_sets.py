@@ -18,11 +18,9 @@ from consumer.service import Stop
 from consumer.store import Call, Script, Store, text
 from consumer.topics import Topics
 from schemas.connection import (
+    AnyConnection,
     Connection,
     ConnectionSet,
-    EmailConnection,
-    HttpConnection,
-    SftpConnection,
     canonical,
     connection_digest,
     load_definition,
@@ -31,7 +29,7 @@ from schemas.manifest import Kind, Manifest
 
 _APPLY = Script("consumer", "apply_set")
 _RAISE = Script("consumer", "raise_set")
-_CONNECTION: TypeAdapter[HttpConnection | SftpConnection | EmailConnection] = TypeAdapter(Connection)
+_CONNECTION: TypeAdapter[AnyConnection] = TypeAdapter(Connection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +101,7 @@ def waiting(store: Store, topics: Topics, partitions: int, name: str) -> int:
     return sum(int(found) for found in store.commands(asked))
 
 
-def definition(
-    store: Store, topics: Topics, digest: str
-) -> HttpConnection | SftpConnection | EmailConnection | None:
+def definition(store: Store, topics: Topics, digest: str) -> AnyConnection | None:
     """The connection as it stood under `digest`."""
     found = store.command("HGET", Keys(topics.referrals, Role.PUSH).definitions, digest)
     return None if found is None else _CONNECTION.validate_json(found)

@@ -11,8 +11,8 @@ from consumer import receipts
 from consumer.crm.answers import Answer, Delivered, Disable, Duplicate, KeyConflict, Pause, Rejected, Retry
 from consumer.frozen import Frozen
 from consumer.retry import Again, next_attempt
-from schemas.connection import HttpConnection
 from schemas.delivery import Outcome
+from schemas.push import PushBase
 from schemas.receipt import Receipt, Subject, utc
 
 SERVICE = "push"
@@ -45,7 +45,7 @@ Decision = Ended | Later | Stand
 
 
 def conclude(
-    frozen: Frozen, connection: HttpConnection, answer: Answer, attempts: int, now: float, jitter: float
+    frozen: Frozen, connection: PushBase, answer: Answer, attempts: int, now: float, jitter: float
 ) -> Decision:
     """`attempts`: made so far, this one included. `jitter`: in [0, 1)."""
     match answer:

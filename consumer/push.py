@@ -24,8 +24,8 @@ from consumer.sender import Outgoing, Sender
 from consumer.service import Stop
 from consumer.store import Call, Reply, Store, StoreRefused, StoreUnavailable, text
 from consumer.stream import Record
-from schemas.connection import HttpConnection
 from schemas.delivery import delivery_id
+from schemas.push import PushBase
 from schemas.referral import Referral
 
 #: Facts and reschedules in one script call: some ten milliseconds of Redis at most.
@@ -68,7 +68,7 @@ class Push:
         return [
             LaneTarget(c.name, self._frozen(referral, c).freeze(), due_ms)
             for c in connections
-            if isinstance(c, HttpConnection)
+            if isinstance(c, PushBase)
         ]
 
     def owned(self, owned: Owned) -> None:
@@ -90,7 +90,7 @@ class Push:
             time.sleep(0.01)
 
     def connections(self, stored: StoredSet) -> None:
-        found = {name: c for name, (_, c) in stored.set.by_name().items() if isinstance(c, HttpConnection)}
+        found = {name: c for name, (_, c) in stored.set.by_name().items() if isinstance(c, PushBase)}
         self.sender.call(self.sender.connections, found)
 
     def accepted(self, owned: Owned, entries: Sequence[Entry], verdicts: str) -> None:
@@ -146,7 +146,8 @@ class Push:
             self._paused_at = time.monotonic() + PAUSED_EVERY_S
             self._pauses(store)
 
-    def _frozen(self, referral: Referral, connection: HttpConnection) -> Frozen:
+    def _frozen(self, referral: Referral, connection: PushBase) -> Frozen:
+        rendered = BY_KIND[connection.kind].render(connection, referral)
         return Frozen(
             delivery_id(connection.name, referral.referral_id, referral.revision),
             referral.referral_id,
@@ -154,7 +155,9 @@ class Push:
             referral.account_id,
             referral.campaign_id,
             referral.produced_at_us,
-            BY_KIND[connection.kind].body(connection, referral),
+            rendered.body,
+            rendered.values,
+            rendered.removal,
         )
 
     def _may_start(self, partition: int) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.connection import ConnectionSet, EmailConnection, HttpConnection, SftpConnection
+from schemas.connection import AnyConnection, ConnectionSet
 from schemas.referral import Referral
 
-AnyConnection = HttpConnection | SftpConnection | EmailConnection
+__all__ = ["FILE_KINDS", "AnyConnection", "Router"]
 
 #: The kinds the batcher delivers to; the others are pushed.
 FILE_KINDS = frozenset({"sftp", "email"})

@@ -11,12 +11,13 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
 from consumer import log, metrics
 from consumer.crm import BY_KIND
 from consumer.crm.answers import Answer, Pause, Retry
+from consumer.crm.port import Sending
 from consumer.ending import Ended, Later, Stand, conclude, ended, label
 from consumer.frozen import Frozen, thaw
 from consumer.http_client import HttpClient
@@ -25,8 +26,8 @@ from consumer.lanes import Lanes
 from consumer.log import where
 from consumer.pending import Fact, Reschedule
 from consumer.secrets import Secrets
-from schemas.connection import HttpConnection
 from schemas.delivery import Outcome
+from schemas.push import PushBase
 
 #: A thread that does not end by then is abandoned; the process ends anyway.
 JOIN_S = 5.0
@@ -46,7 +47,7 @@ class Sender:
     def __init__(self, lanes: Lanes, outgoing: Callable[[int], Outgoing]) -> None:
         self._lanes, self._outgoing = lanes, outgoing
         self._secrets = Secrets()
-        self._connections: Mapping[str, HttpConnection] = {}
+        self._connections: Mapping[str, PushBase] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         #: Connections an answer paused, with the reason; the worker makes it durable.
@@ -72,7 +73,7 @@ class Sender:
 
         return asyncio.run_coroutine_threadsafe(asked(), self._loop).result(timeout=JOIN_S)
 
-    def connections(self, connections: Mapping[str, HttpConnection]) -> None:
+    def connections(self, connections: Mapping[str, PushBase]) -> None:
         """In the loop: these are in force."""
         self._connections = connections
         self._lanes.configure({name: connection.max_in_flight for name, connection in connections.items()})
@@ -139,16 +140,16 @@ class Sender:
             answer = Retry(f"a defect here: {type(error).__name__}", unknown=True)
         self._conclude(delivery, frozen, connection, answer)
 
-    async def _answer(self, connection: HttpConnection, frozen: Frozen) -> Answer:
+    async def _answer(self, connection: PushBase, frozen: Frozen) -> Answer:
         crm = BY_KIND[connection.kind]
-        request = crm.request(connection, self._secrets, frozen.delivery_id, frozen.body, time.monotonic())
+        sending = Sending(frozen.delivery_id, frozen.action, (frozen,))
+        request = crm.request(connection, self._secrets, sending, time.monotonic())
         if isinstance(request, Pause):
             return request
-        return crm.classify(connection, await self._http.send(request), time.time())
+        answer = crm.classify(connection, sending, await self._http.send(request), time.time())
+        return answer[0] if isinstance(answer, Sequence) else answer
 
-    def _conclude(
-        self, delivery: Delivery, frozen: Frozen, connection: HttpConnection, answer: Answer
-    ) -> None:
+    def _conclude(self, delivery: Delivery, frozen: Frozen, connection: PushBase, answer: Answer) -> None:
         now = time.time()
         attempts = delivery.attempts + 1
         decision = conclude(frozen, connection, answer, attempts, now, random.random())  # noqa: S311 - jitter

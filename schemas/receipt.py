@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from schemas.codec import SingleObject, Undecodable
-from schemas.delivery import Outcome
+from schemas.delivery import Action, Outcome
 
 _CODEC = SingleObject("receipt.v1")
 
@@ -17,6 +17,13 @@ class Subject(StrEnum):
     DELIVERY = "DELIVERY"
     RECORD = "RECORD"
     WINDOW = "WINDOW"
+
+
+class Acknowledged(StrEnum):
+    """What the receiver vouched for: this referral, or only the request that carried it among others."""
+
+    ROW = "ROW"
+    REQUEST = "REQUEST"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +47,14 @@ class Receipt:
     digest: str | None = None
     attempts: int = 0
     status: int | None = None
+    action: Action = Action.DELIVER
+    acknowledged: Acknowledged | None = None
+    record_id: str | None = None
     rows: int | None = None
     left_out: int | None = None
 
     def encode(self) -> bytes:
-        return _CODEC.encode(asdict(self))
+        return _CODEC.encode({**asdict(self), "action": self.action.name})
 
 
 def decode(value: bytes) -> Receipt:
@@ -52,9 +62,12 @@ def decode(value: bytes) -> Receipt:
     datum: dict[str, Any] = _CODEC.decode(value)
     try:
         subject, outcome = Subject(datum.pop("subject")), Outcome(datum.pop("outcome"))
-    except ValueError as error:
+        action = Action[datum.pop("action")]
+        given = datum.pop("acknowledged")
+        acknowledged = None if given is None else Acknowledged(given)
+    except (ValueError, KeyError) as error:
         raise Undecodable("a subject or outcome newer than this version") from error
-    return Receipt(subject=subject, outcome=outcome, **datum)
+    return Receipt(subject=subject, outcome=outcome, action=action, acknowledged=acknowledged, **datum)
 
 
 def coordinates(topic: str, partition: int, offset: int) -> str:

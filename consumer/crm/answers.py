@@ -42,7 +42,11 @@ _RUNNING = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
+    """`record_id`: the receiver's own. `by_request`: it answered for the whole request, not for this row."""
+
     status: int
+    record_id: str | None = None
+    by_request: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Duplicate:
     """The receiver had it already: a success, counted apart."""
 
     status: int
+    record_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

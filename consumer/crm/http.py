@@ -10,31 +10,31 @@ import json
 
 from consumer.crm.answers import Answer, Pause
 from consumer.crm.answers import classify as classify_plain
+from consumer.crm.port import Rendered, Sending
 from consumer.exchange import Exchanged, Request
 from consumer.secrets import Missing, Secrets
+from schemas import mapping
 from schemas.connection import HttpConnection
-from schemas.mapping import render
 from schemas.referral import Referral
 
 DEFAULTS = (("Content-Type", "application/json"), ("User-Agent", "referral-delivery"))
 
 
-def body(connection: HttpConnection, referral: Referral) -> bytes:
+def render(connection: HttpConnection, referral: Referral) -> Rendered:
     """The referral as a JSON object: the connection's fields in their order, compact, UTF-8. Pure."""
-    members = dict(render(connection.fields, referral, partner_data=connection.partner_data))
-    return json.dumps(members, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+    members = dict(mapping.render(connection.fields, referral, partner_data=connection.partner_data))
+    body = json.dumps(members, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Rendered(body.encode("utf-8"))
 
 
-def request(
-    connection: HttpConnection, secrets: Secrets, delivery_id: str, body: bytes, now: float
-) -> Request | Pause:
+def request(connection: HttpConnection, secrets: Secrets, sending: Sending, now: float) -> Request | Pause:
     """The request of one attempt, or why the connection cannot make one.
 
-    `delivery_id` is the idempotency key. `now`: seconds of a monotonic clock. The connection's headers
+    `now`: seconds of a monotonic clock. The connection's headers
     win over our defaults.
     """
     key = connection.idempotency
-    headers = [(key.header, f'"{delivery_id}"' if key.quoted else delivery_id)]
+    headers = [(key.header, f'"{sending.key}"' if key.quoted else sending.key)]
     for name, template in connection.headers.items():
         value = secrets.resolve(template, now)
         if isinstance(value, Missing):
@@ -44,9 +44,11 @@ def request(
         headers.append((name, value))
     given = {name.lower() for name, _ in headers}
     headers += [default for default in DEFAULTS if default[0].lower() not in given]
-    return Request(connection.method, connection.url, tuple(headers), body, connection.timeout)
+    return Request(
+        connection.method, connection.url, tuple(headers), sending.rows[0].body, connection.timeout
+    )
 
 
-def classify(connection: HttpConnection, exchanged: Exchanged, now: float) -> Answer:
+def classify(connection: HttpConnection, _sending: Sending, exchanged: Exchanged, now: float) -> Answer:
     """What the attempt came to; a 2xx needs no body. `now`: Unix seconds."""
     return classify_plain(exchanged, now, connection.idempotency.header)

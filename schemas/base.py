@@ -1,0 +1,59 @@
+"""What every model of an advertiser's file stands on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from schemas import grammar
+from schemas.grammar import Filled, Flag
+from schemas.mapping import FieldRule
+
+#: pydantic's name for an error between members that are each right.
+CROSSING = "crossing"
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
+
+
+def _all_or_listed(value: Any) -> str:
+    return "all" if isinstance(value, str) else "listed"
+
+
+_Campaigns = Annotated[
+    Annotated[Literal["all"], Tag("all")]
+    | Annotated[tuple[Filled, ...], Field(min_length=1, max_length=1_000), Tag("listed")],
+    Discriminator(_all_or_listed),
+]
+
+
+class ConnectionBase(Model):
+    """What every kind of connection has."""
+
+    name: grammar.Name
+    #: Campaign ids, or "all": those of the account, new ones included.
+    campaigns: _Campaigns = "all"
+    fields: Annotated[tuple[FieldRule, ...], Field(min_length=1, max_length=200)]
+    #: Partner identity (partner_id, source, confirmation_ref) leaves only where this is true.
+    partner_data: Flag = False
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> ConnectionBase:
+        if doubled(rule.name for rule in self.fields):
+            raise crossing("two fields have the same name: rename one")
+        return self
+
+
+def crossing(message: str) -> PydanticCustomError:
+    """An error between members that are each right, in words for people."""
+    return PydanticCustomError(CROSSING, "{message}", {"message": message})
+
+
+def doubled(names: Iterable[str]) -> list[str]:
+    """The names given more than once, sorted."""
+    return sorted(name for name, times in Counter(names).items() if times > 1)
