@@ -6,10 +6,10 @@ RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test check lock wheel clean
+.PHONY: help demo up test isolation check lock wheel clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ok  ## the whole system on real input, reconciled: ends by itself in under three minutes
 	$(RUN) -m deploy.embedded.demo
@@ -19,6 +19,9 @@ up: $(VENV)/.ok  ## the same stack, running until Ctrl-C
 
 test: $(VENV)/.ok  ## all tests, on real servers
 	$(RUN) -m pytest
+
+isolation: $(VENV)/.ok  ## what 97 connections notice of three in trouble: ten rounds, with figures
+	ISOLATION_ROUNDS=10 $(RUN) -m pytest -s --timeout 600 tests/faults/test_isolation.py
 
 check: $(VENV)/.ok  ## format, lint, types, import rules
 	$(RUN) -m ruff format --check .

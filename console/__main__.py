@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from console import begin as beginning
-from console import connections
+from console import connections, standing, trial
 from console import export as exporting
+from console import preview as previewing
 from console import publish as publishing
+from console import uncertain as held_back
 from console import windows as file_windows
 from console.show import count, note, say, table
 from consumer import log, service
@@ -24,12 +26,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Referral delivery. Settings come from REFERRALS_… variables in the environment.",
 )
-of_connections = typer.Typer(
-    rich_markup_mode=None, no_args_is_help=True, help="The advertisers' connections."
-)
+of_connections = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Advertisers' connections.")
 app.add_typer(of_connections, name="connections")
 
 Folder = Annotated[str | None, typer.Argument(metavar="DIR", help="Default: REFERRALS_CONNECTIONS.")]
+Other = Annotated[str | None, typer.Argument(metavar="DIR", help="Default: the set in force.")]
+Sample = Annotated[
+    str | None, typer.Option(metavar="FILE", help="An event as `publish` takes it; default: an invented one.")
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The connection.")]
 
 
@@ -93,13 +97,67 @@ def apply(folder: Folder = None) -> None:
 
 @of_connections.command("list")
 def show() -> None:
-    """Show those in force, and which are paused."""
-    stored, paused = connections.stored(service.settings())
-    rows = connections.rows(stored.set)
-    names = {row[1] for row in rows}
-    removed = [("", name, "removed", "", "", "", "") for name in sorted(paused.keys() - names)]
-    table((*connections.COLUMNS, "paused"), [(*row, paused.get(row[1], "")) for row in [*rows, *removed]])
-    note(f"version {stored.version}: {_size(len(stored.set.accounts), len(rows))}, {len(paused)} paused")
+    """Show those in force, what waits for each, and which are paused."""
+    found = standing.read(service.settings())
+    table(standing.COLUMNS, standing.rows(found))
+    accounts, number = len(found.stored.set.accounts), len(found.stored.set.by_name())
+    note(f"version {found.stored.version}: {_size(accounts, number)}, {len(found.paused)} paused")
+
+
+@of_connections.command()
+def preview(name: Name, referral: Sample = None, folder: Other = None) -> None:
+    """Show the request, or the row, that a referral would become.
+
+    Secrets stand as their references. With DIR it needs no server.
+    """
+    found = previewing.preview(service.settings(), name, referral, folder)
+    for line in found.notes:
+        note(line)
+    if found.text is None:
+        raise service.Stop(f"nothing would be sent: {found.refused}")
+    say(found.text)
+
+
+@of_connections.command("test")
+def try_out(name: Name, referral: Sample = None, folder: Other = None) -> None:
+    """Send one referral flagged as a test, and show what it comes to.
+
+    It changes nothing here, and works while the connection is paused. Exit code 0: it was accepted.
+    """
+    settings = service.settings()
+    tried = trial.trial(settings, name, referral, folder)
+    say(f"{tried.request}\n\n{tried.answer or '(no answer)'}\n\n{tried.verdict}\n{tried.follows}")
+    for line in (*tried.notes, trial.tell(settings, tried.receipt)):
+        note(line)
+    if not tried.accepted:
+        raise typer.Exit(1)
+
+
+@of_connections.command()
+def uncertain(
+    name: Name,
+    send: Annotated[
+        str | None, typer.Option(metavar="DELIVERY", help="It is not there: try it again.")
+    ] = None,
+    send_all: Annotated[bool, typer.Option("--send-all", help="None is there: try all again.")] = False,
+    drop: Annotated[
+        str | None, typer.Option(metavar="DELIVERY", help="It is there, or must not be sent: give it up.")
+    ] = None,
+    drop_all: Annotated[bool, typer.Option("--drop-all", help="Give all up.")] = False,
+) -> None:
+    """Show deliveries that may have arrived, or decide.
+
+    They wait for a person, because the receiver may have forgotten their keys: look there first.
+    """
+    settings = service.settings()
+    told = held_back.decide(settings, name, send=(send, send_all), drop=(drop, drop_all))
+    if told is not None:
+        say(told)
+        return
+    found = held_back.show(settings, name)
+    table(held_back.COLUMNS, found.rows)
+    more = f", {found.count - len(found.rows):,} not shown" if found.count > len(found.rows) else ""
+    note(f"{count(found.count, 'delivery', 'deliveries')} of {name} wait for a person{more}")
 
 
 @of_connections.command()
@@ -152,16 +210,9 @@ def export(
     Moves no position and sends nothing. Times carry an offset, or are in a file connection's own zone.
     """
     done = exporting.export(service.settings(), account, connection, (start, end), out, guard=formula_guard)
-    wanted = done.wanted
-    span = f"{wanted.start.isoformat()} to {wanted.end.isoformat()}"
-    note(f"exported {count(done.rows, 'referral')} of {account} as for {wanted.connection}, {span}")
-    for reason, number in done.left_out.items():
-        if number:
-            note(f"left out {number:,}: {reason.value}")
-    if done.undecodable:
-        note(f"undecodable records of the range, of any account: {done.undecodable:,}; see the dead letters")
-    if done.cut_off:
-        note("Kafka's log may begin after --from: what its retention has deleted is not in this file")
+    note(f"exported {count(done.rows, 'referral')} of {account} as for {done.wanted.connection}, {done.span}")
+    for line in done.remarks():
+        note(line)
 
 
 @app.command()

@@ -82,18 +82,12 @@ def apply(settings: Settings, wanted: ConnectionSet) -> Applied:
     )
 
 
-def stored(settings: Settings) -> tuple[StoredSet, dict[str, str]]:
-    """The set in force, and the paused connections with why. Raises Stop."""
-    with redis_alone(settings) as (store, keys):
-        return connection_sets.current(store, Topics(settings.prefix)), store.hash(keys.paused)
-
-
 def pause(settings: Settings, name: str, reason: str) -> bool:
     """Start nothing more of it; False where it was paused already, with a new reason now. Raises Stop."""
     if not reason.isprintable() or not 0 < len(reason) <= MAX_REASON:
         raise Stop(f"--reason: give one line of at most {MAX_REASON} characters")
     with redis_alone(settings) as (store, keys):
-        _known(store, keys, settings, name)
+        require_known(store, keys, settings, name)
         added = store.command("HSET", keys.paused, name, reason)
         store.barrier()
     return bool(added)
@@ -102,13 +96,14 @@ def pause(settings: Settings, name: str, reason: str) -> bool:
 def resume(settings: Settings, name: str) -> bool:
     """Go on with it; False where it was not paused. Raises Stop."""
     with redis_alone(settings) as (store, keys):
-        _known(store, keys, settings, name)
+        require_known(store, keys, settings, name)
         removed = store.command("HDEL", keys.paused, name)
         store.barrier()
     return bool(removed)
 
 
-def _known(store: Store, keys: Keys, settings: Settings, name: str) -> None:
+def require_known(store: Store, keys: Keys, settings: Settings, name: str) -> None:
+    """Raises Stop where no connection has that name or is paused under it."""
     names = connection_sets.current(store, Topics(settings.prefix)).set.by_name().keys()
     # One that was removed may still be paused, and has deliveries to end.
     require(name, {*names, *store.hash(keys.paused)})

@@ -66,6 +66,18 @@ class Exported:
     undecodable: int
     cut_off: bool
 
+    @property
+    def span(self) -> str:
+        return f"{self.wanted.start.isoformat()} to {self.wanted.end.isoformat()}"
+
+    def remarks(self) -> Iterator[str]:
+        yield from (f"left out {number:,}: {why.value}" for why, number in self.left_out.items() if number)
+        if self.undecodable:
+            number = f"{self.undecodable:,}"
+            yield f"undecodable records of the range, of any account: {number}; see the dead letters"
+        if self.cut_off:
+            yield "Kafka's log may begin after --from: what its retention has deleted is not in this file"
+
 
 def export(
     settings: Settings,

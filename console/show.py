@@ -25,6 +25,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def say(line: str) -> None:
     """A result."""
     sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def note(line: str) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 
 from consumer import log, service
 from consumer.keys import Role
 from consumer.push import Push
-from consumer.run import Ground, run
+from consumer.refill import Refiller
+from consumer.run import Ground, run, worker_name
 from consumer.service import Service
 
 
-def main() -> None:
+def main(clock: Callable[[], float] = time.time) -> None:
     """Push referrals until told to stop. Raises Stop."""
     settings = service.settings()
     log.configure("push", settings.log_level)
@@ -19,10 +22,19 @@ def main() -> None:
     process = Service(settings)
     try:
         ground = Ground(settings, Role.PUSH)
-        push = Push(ground.keys, settings.max_in_flight, process.stopping.is_set)
+        push = Push(
+            ground.keys,
+            settings.max_in_flight,
+            process.stopping.is_set,
+            settings.policy,
+            worker_name(),
+            clock,
+        )
+        refiller = Refiller(ground, push.parked, process.stopping, clock)
         push.sender.start()
         try:
-            run(ground, process, "push", push, push.targets, whole=True)
+            beside = {"refill": refiller.turn}
+            run(ground, process, "push", push, push.targets, whole=True, beside=beside)
         finally:
             push.sender.close()
     finally:

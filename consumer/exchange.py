@@ -11,6 +11,16 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class ClientIdentity:
+    """What we show a server that asks who calls (mutual TLS), as PEM; its repr shows neither."""
+
+    #: With the chain, ours first.
+    certificate: bytes = field(repr=False)
+    #: Not encrypted.
+    private_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One request. Address, headers and body hold secrets and personal data, so its repr shows none."""
 
@@ -21,6 +31,7 @@ class Request:
     body: bytes = field(repr=False)
     #: Seconds, from connecting to the last byte of the answer.
     timeout: float
+    client_certificate: ClientIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,97 +1,70 @@
-"""The HTTP client of the hot path. The one owner of pyreqwest.
+"""The HTTP client of the hot path.
 
 Its law: `send` returns what happened and never raises for the network's sake, and an attempt is
-called not sent only on proof, which `http_failures` finds in pyreqwest's chain of causes.
+called not sent only on proof, which `http_failures` finds in pyreqwest's chain of causes. What may be
+called is decided in `addresses`; nothing goes to an address that was not judged there.
 
 An attempt whose task is cancelled still runs to its own timeout inside pyreqwest: a cancelled
-`send` is an unknown attempt. TLS trusts the roots that come with pyreqwest and `extra_roots`.
+`send` is an unknown attempt.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import OrderedDict
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
-from typing import NamedTuple
-from urllib.parse import urlsplit
 
-from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response as Answer
 
+from consumer.addresses import Policy, Refused, Target, check, origin
+from consumer.clients import Clients, Peer, Route, parse
 from consumer.exchange import Exchanged, NotSent, Request, Response, Unknown, Unsendable
-from consumer.http_failures import failure
+from consumer.http_failures import NO_FREE_CONNECTION, failure
+from consumer.names import Names, Resolver, system
 
-#: Clients kept, the least used dropped first: each costs 4.9 ms to make and 0.12 MB to keep.
-MAX_CLIENTS = 256
-#: Addresses remembered with their parsed form; more connections than any worker serves at once.
-MAX_ROUTES = 4_096
+#: Origins remembered with what may be called there; more than any worker serves at once.
+MAX_ORIGINS = 4_096
 #: Bytes of a body that are read; no rule looks further, and a server must not fill our memory. The
 #: bytes of a head are bounded by hyper, which refuses one over 100 fields or about 400 kB.
 MAX_BODY = 65_536
-#: Seconds for DNS, TCP and TLS: three SYNs (0, 1 and 3 s) and a slow handshake.
+#: Seconds for TCP and TLS: three SYNs (0, 1 and 3 s) and a slow handshake.
 CONNECT_S = 5.0
-#: Requests in flight to one server: bounds descriptors. As many as one connection may be allowed.
-MAX_IN_FLIGHT = 1_000
-#: Seconds to wait for one of those: a longer queue belongs into the lane, where it is durable.
-FREE_CONNECTION_S = 5.0
-#: Idle connections are closed below the shortest keep-alive in common use (5 s: Node, Apache, uvicorn),
-#: so that a request seldom meets one that the server is just closing.
-IDLE_S = 4.0
-MAX_IDLE = 256
-#: Seconds after closing in which pyreqwest's thread drops its last Python objects: an interpreter that
-#: finalises meanwhile aborts.
-QUIET_S = 0.1
-
-#: Bytes pyreqwest reads of a body before it shows the head. One byte saves a change of threads for each
-#: answer (40 us against 55), but an answer that ends right after its head is then lost with its status.
-READ_AHEAD = 1
 
 _READ_HEADERS = ("content-length", "content-type", "date", "retry-after")
-
-
-class _Route(NamedTuple):
-    """What one client serves. The checked address and the client certificate belong here too."""
-
-    scheme: str
-    host: str
-    port: int | None
-    connect_s: float
-
-
-class _Peer:
-    """A client, and how far ahead it may read its server's answers."""
-
-    __slots__ = ("client", "read_ahead")
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.read_ahead = READ_AHEAD
 
 
 class HttpClient:
     """Sends requests over kept connections, each server on its own client. Use from one event loop."""
 
-    def __init__(self, extra_roots: bytes = b"") -> None:
-        """`extra_roots`: PEM certificates to trust beside the public ones."""
-        self._extra_roots = extra_roots
-        self._peers: OrderedDict[_Route, _Peer] = OrderedDict()
-        self._making = asyncio.Lock()
+    def __init__(
+        self,
+        policy: Policy,
+        extra_roots: bytes = b"",
+        resolver: Resolver = system,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`extra_roots`: PEM certificates to trust beside the public ones. `clock`: monotonic seconds."""
+        self._names = Names(policy, resolver, clock)
+        self._target = lru_cache(MAX_ORIGINS)(lambda called: _target(called, policy))
+        self._clients = Clients(extra_roots)
         self._closed = False
 
+    @property
+    def kept(self) -> int:
+        """How many servers have a client just now."""
+        return len(self._clients)
+
     async def send(self, request: Request) -> Exchanged:
-        """Send once; no redirect, proxy, cookie, decompression or second try."""
-        try:
-            route = _route(request.url, request.timeout)
-        except ValueError:
-            return Unsendable("the address cannot be called")
-        peer = self._peers.get(route)
-        if peer is None:
-            peer = await self._make(route)
-        else:
-            self._peers.move_to_end(route)
+        """Send once; no redirect, proxy, cookie, decompression or second try.
+
+        Ends within the request's timeout and, for a server that is not known yet, `names.LOOKUP_S`.
+        """
+        peer = await self._peer(request)
+        if not isinstance(peer, Peer):
+            return peer
         if self._closed:
             return NotSent("the client is closed")
         try:
@@ -102,65 +75,36 @@ class HttpClient:
         if answered is None:
             peer.read_ahead = 0
             return Unknown("the answer ended after its head")
+        if isinstance(answered, NotSent) and answered is not NO_FREE_CONNECTION:
+            self._names.failed(peer.route.target, peer.route.address)
         return answered
 
     async def aclose(self) -> None:
         """Close every connection. What is in flight comes back as Unknown."""
         self._closed = True
-        while self._peers:
-            _, peer = self._peers.popitem()
-            await peer.client.close()
-        await asyncio.sleep(QUIET_S)
+        await self._names.aclose()
+        await self._clients.aclose()
 
-    async def _make(self, route: _Route) -> _Peer:
-        """The route's client, made in a thread, once however many ask.
-
-        One that is dropped for it serves its requests in flight to their end.
-        """
-        async with self._making:
-            peer = self._peers.get(route)
-            if peer is None:
-                peer = _Peer(await asyncio.to_thread(_client, route, self._extra_roots))
-                if not self._closed:
-                    self._peers[route] = peer
-                    if len(self._peers) > MAX_CLIENTS:
-                        self._peers.popitem(last=False)
-            return peer
+    async def _peer(self, request: Request) -> Peer | NotSent | Unsendable:
+        """Whom to ask; for a server that is known, without waiting."""
+        called = origin(request.url)
+        target = called if isinstance(called, Refused) else self._target(called)
+        if isinstance(target, Refused):
+            return Unsendable(target.reason)
+        address = self._names.known(target) or await self._names.find(target)
+        if isinstance(address, NotSent):
+            return address
+        # Half the timeout at most for connecting: the total one, which proves nothing, never ends first.
+        route = Route(target, address, request.client_certificate, min(CONNECT_S, request.timeout / 2))
+        return self._clients.get(route) or await self._clients.make(route)
 
 
-@lru_cache(maxsize=MAX_ROUTES)
-def _route(url: str, timeout: float) -> _Route:
-    """Half the timeout at most for connecting: the total one, which proves nothing, never ends first."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError(url)
-    return _Route(parts.scheme, parts.hostname, parts.port, min(CONNECT_S, timeout / 2))
+def _target(called: str, policy: Policy) -> Target | Refused:
+    parts = parse(called)
+    return parts if isinstance(parts, Refused) else check(parts, policy)
 
 
-def _client(route: _Route, extra_roots: bytes) -> Client:
-    builder = (
-        ClientBuilder()
-        .no_proxy()
-        .follow_redirects(False)
-        .referer(False)
-        .default_cookie_store(False)
-        .gzip(False)
-        .brotli(False)
-        .zstd(False)
-        .deflate(False)
-        .http1_only()
-        .connect_timeout(timedelta(seconds=route.connect_s))
-        .max_connections(MAX_IN_FLIGHT)
-        .pool_timeout(timedelta(seconds=FREE_CONNECTION_S))
-        .pool_idle_timeout(timedelta(seconds=IDLE_S))
-        .pool_max_idle_per_host(MAX_IDLE)
-    )
-    if extra_roots:
-        builder = builder.add_root_certificate_pem(extra_roots)
-    return builder.build()
-
-
-def _prepare(peer: _Peer, request: Request) -> StreamRequest:
+def _prepare(peer: Peer, request: Request) -> StreamRequest:
     return (
         peer.client.request(request.method, request.url)
         .headers(request.headers)

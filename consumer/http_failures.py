@@ -13,6 +13,23 @@ from collections.abc import Sequence
 from consumer.exchange import NotSent, Unknown, Unsendable
 
 #: A text among the causes, and what it means. The first that is found counts.
+#: The server's words on our certificate. With TLS 1.3 they come when the request is on its way already;
+#: they prove nothing came of it, for a server judges the certificate before it reads what follows.
+_CERTIFICATE = (
+    ("fatal alert: CertificateRequired", "the server asks for a client certificate"),
+    *(
+        (f"fatal alert: {alert}", "the server refuses our client certificate")
+        for alert in (
+            "BadCertificate",
+            "UnsupportedCertificate",
+            "CertificateRevoked",
+            "CertificateExpired",
+            "CertificateUnknown",
+            "UnknownCA",
+            "DecryptError",
+        )
+    ),
+)
 _NOT_SENT = (
     ("dns error", "the name does not resolve"),
     ("Connection refused", "connection refused"),
@@ -23,6 +40,7 @@ _NOT_SENT = (
     ("Expired", "TLS certificate expired"),
     ("certificate expired", "TLS certificate expired"),
     ("invalid peer certificate", "TLS certificate not valid"),
+    ("fatal alert: HandshakeFailure", "the server refuses our TLS version, ciphers or client certificate"),
     ("InvalidContentType", "the port does not speak TLS"),
     ("Connection reset", "connection reset while connecting"),
 )
@@ -32,6 +50,8 @@ _UNKNOWN = (
     ("connection closed before message completed", "closed after sending"),
     ("message head is too large", "the answer's head is too large"),
 )
+#: All of a server's connections were in use until the wait for one ended; says nothing about the server.
+NO_FREE_CONNECTION = NotSent("no free connection in time")
 _BY_KIND = {"DecodeError": "the answer is not HTTP", "ClientClosedError": "stopped before the answer"}
 
 
@@ -42,8 +62,11 @@ def failure(kind: str, causes: Sequence[str], limit_s: float) -> NotSent | Unkno
     """
     if kind == "BuilderError":
         return Unsendable("the address or a header cannot be sent")
-    if kind == "PoolTimeoutError" or "client error (Connect)" in causes:
-        return NotSent(_first(_NOT_SENT, causes) or "could not connect")
+    if kind == "PoolTimeoutError":
+        return NO_FREE_CONNECTION
+    refused = _first(_CERTIFICATE, causes)
+    if refused or "client error (Connect)" in causes:
+        return NotSent(refused or _first(_NOT_SENT, causes) or "could not connect")
     if "error decoding response body" in causes:
         return None
     if "operation timed out" in causes:

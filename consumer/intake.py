@@ -8,8 +8,8 @@ but for the calls: arguments in, replies out, so that a worker can send many in 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from consumer.keys import Keys
@@ -30,6 +30,9 @@ LEASE_MS = 5_000
 DEDUPE_HORIZON_S = 3_600
 #: Sets per slot, so that each stays near 400 integers, Redis's compact form, at 110 records/s a partition.
 DEDUPE_SHARDS = 1_024
+#: A lane holds so much in one partition; over it, it parks. Redis stays bounded, Kafka has the rest.
+LANE_DELIVERIES = 100_000
+LANE_BYTES = 128 << 20
 #: A removal acts on whatever is still undelivered; nothing waits longer than this.
 MARKS_KEPT_MS = 14 * 86_400_000
 
@@ -126,8 +129,11 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
+    """`parked`: by connection, from which offset on its deliveries were parked."""
+
     verdicts: str
     marks: int
+    parked: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +183,12 @@ def intake(
     set_version: int,
     entries: Sequence[Entry],
     lease_ms: int = LEASE_MS,
+    lane_deliveries: int = LANE_DELIVERIES,
+    lane_bytes: int = LANE_BYTES,
 ) -> Call:
     """Offer the records from `prev` up to before `next_offset`; `entries` in offset order."""
     args: list[Argument] = [keys.prefix(partition), epoch, prev, next_offset, set_version, lease_ms]
-    args += [2 * DEDUPE_HORIZON_S, len(entries)]
+    args += [2 * DEDUPE_HORIZON_S, lane_deliveries, lane_bytes, len(entries)]
     for entry in entries:
         args.extend(entry.arguments())
     return Call(INTAKE, keys.head(partition), args)
@@ -189,7 +197,9 @@ def intake(
 def accepted(reply: Reply) -> Accepted | Fenced | Moved | StaleSet | Lost:
     match text(reply[0]):
         case "OK":
-            return Accepted(text(reply[1]), int(reply[2]))
+            names = text(reply[3]).split()
+            parked = {name: int(offset) for name, offset in zip(names[::2], names[1::2], strict=True)}
+            return Accepted(text(reply[1]), int(reply[2]), parked)
         case "FENCED":
             return Fenced(int(reply[1]))
         case "MOVED":

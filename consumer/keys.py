@@ -2,12 +2,21 @@
 
 Keys of a partition carry it as hash tag, so that rows and offset stay in one slot of a cluster:
 
-    {referrals:7}:push:head           epoch, owner, lease, barrier, next, prev, verdicts, set, marks, outbox
+    {referrals:7}:push:head           epoch, owner, lease, barrier, next, prev, verdicts, parked, set, marks,
+                                      followed, taken-back, outbox
     {referrals:7}:push:lanes          names of the lanes that ever held something
-    {referrals:7}:push:lane:N:body    offset -> frozen delivery      :due  offset by due time (ms)
-    {referrals:7}:push:lane:N:attempts  offset -> attempts so far, of those tried
+    {referrals:7}:push:lane:N:body    offset -> frozen delivery; -offset-1 is the one that takes it back
+                             :due     offset by due time (ms), of those never put off
+                             :again   the same of those put off
+                             :held    those that wait for a person, by since when (ms)
+                             :behind  those that wait for one of their referral that is held
+                             :tries   offset -> what its attempts left behind
+                             :late    referral id -> offsets put off or held
+                             :bytes   of all bodies              :parked  offsets whose rows Kafka holds
+                             :made    referral id -> deliveries that take back what was made  :made-at
     {referrals:7}:push:seen:S:K       fingerprints of slot S, shard K
     {referrals:7}:push:removed        referral id -> removal mark    :removals  the same by sequence
+    {referrals:7}:push:released       connections of which a person let something go that was held
     {referrals:7}:push:outbox         receipts on their way to Kafka
     {referrals:7}:batch:open:N        rows of the open window        :seals:N  its figures, and the marks
     {referrals:7}:batch:latest:N      referral id -> highest revision in the open window, of corrections
@@ -16,6 +25,8 @@ Keys of a partition carry it as hash tag, so that rows and offset stay in one sl
     referrals:layout                  what init wrote                referrals:connections  the current set
     referrals:definitions             connection digest -> definition
     referrals:paused                  connection -> why
+    referrals:quiet                   credential by when its quiet ends (ms)
+    {referrals:limit:C}               what workers have leased of credential C's limits
 """
 
 from __future__ import annotations
@@ -65,3 +76,10 @@ class Keys:
     @property
     def paused(self) -> str:
         return f"{self.topic}:paused"
+
+    @property
+    def quiet(self) -> str:
+        return f"{self.topic}:quiet"
+
+    def limits(self, credential: str) -> str:
+        return f"{{{self.topic}:limit:{credential}}}"

@@ -1,38 +1,32 @@
 """Lanes: what waits for each connection, and what may start now. Pure state; the time is an argument.
 
-A lane is the pending deliveries of one partition and one connection. Memory holds the next MAX_LOADED
-of it by due time, Redis all of it: what memory does not know is due later than what it does, or asked
-for. One heap orders all lanes by when it is their turn, so that ten thousand lanes cost no more than
-the ones that have work. A Gate is what a connection's lanes share: how many requests may run, until
-when it wants quiet, whether it is paused. A lane before a shut gate stands in its queue, not in the
-heap; one that cannot use its turn passes it on. Used from one thread.
+A lane is one tier of the pending deliveries of one partition and one connection. What the lanes of a
+connection share is in `gates`, what memory holds of each in `families`; here requests start and land.
+Deliveries of one referral go one after another. Used from one thread.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
-from consumer.lane import Delivery, Gate, Lane, LaneKey
+from consumer.families import Families
+from consumer.lane import Delivery, Family, Lane
+from consumer.tries import Tries
 
 #: Deliveries of a lane in memory; the rest is paged from Redis.
 MAX_LOADED = 256
-#: Below this part of it, a lane with more in Redis asks for its next page.
-REFILL_PART = 4
 #: Default of REFERRALS_MAX_IN_FLIGHT.
 MAX_UNSETTLED = 1_000
 #: A lane whose partition's lease has run out looks again after this.
 LEASE_PAUSE_S = 0.05
-#: Before every due time.
-NOW = 0.0
 
 
-class Lanes:
+class Lanes(Families):
     """All lanes of a worker. `may_start(partition)`: whether its lease holds now.
 
-    `max_unsettled` bounds what a crash can repeat: requests in flight, and answered ones Redis has not
+    `max_unsettled` bounds what a crash can repeat: deliveries in flight, and answered ones Redis has not
     been told of yet.
     """
 
@@ -42,236 +36,177 @@ class Lanes:
         max_unsettled: int = MAX_UNSETTLED,
         max_loaded: int = MAX_LOADED,
     ) -> None:
-        self._may_start, self._max_unsettled, self._max_loaded = may_start, max_unsettled, max_loaded
-        self._lanes: dict[LaneKey, Lane] = {}
-        self._gates: dict[str, Gate] = {}
-        self._heap: list[tuple[float, int, Lane]] = []
-        self._sequence = 0
-        self._wanted: deque[LaneKey] = deque()
-        self.in_flight = 0
-        self._settling = 0
+        super().__init__(max_unsettled, max_loaded)
+        self.may_start = may_start
 
-    def __len__(self) -> int:
-        """Deliveries in memory."""
-        return sum(len(lane.loaded) for lane in self._lanes.values())
-
-    def oldest(self) -> Delivery | None:
-        """The delivery in memory that came first, roughly: the lowest offset of each lane is looked at."""
-        firsts = (lane.loaded[min(lane.loaded)] for lane in self._lanes.values() if lane.loaded)
-        return min(firsts, key=lambda delivery: delivery.due, default=None)
-
-    def configure(self, limits: Mapping[str, int]) -> None:
-        """The connections in force with their `max_in_flight`. One that is gone starts nothing more;
-        its deliveries stay pending.
-        """
-        for name in self._gates.keys() | limits.keys():
-            gate = self._gate(name)
-            gate.max_in_flight = limits.get(name, 0)
-            self._call_up(gate, len(gate.blocked))
-
-    def pause(self, paused: Iterable[str]) -> None:
-        """Exactly these connections are paused."""
-        names = set(paused)
-        for name in names:
-            self._gate(name).paused = True
-        for name, gate in self._gates.items():
-            if gate.paused and name not in names:
-                gate.paused = False
-                self._call_up(gate, len(gate.blocked))
-
-    def stand(self, connection: str) -> None:
-        """Start nothing more of it: an answer said that nothing can succeed."""
-        self._gate(connection).paused = True
-
-    def hold(self, connection: str, until: float) -> None:
-        """The receiver asked for quiet: no request of any lane of it before `until`."""
-        gate = self._gate(connection)
-        gate.not_before = max(gate.not_before, until)
-
-    def accept(self, delivery: Delivery) -> None:
-        """A new delivery, already in Redis."""
-        lane = self._lane((delivery.partition, delivery.connection))
-        lane.load(delivery)
-        self._look_after(lane)
-
-    def page(self, key: LaneKey, deliveries: Sequence[Delivery], pending: int) -> None:
-        """The lane's next deliveries by due time, as Redis has them, and how many it has in all."""
-        lane = self._lane(key)
-        lane.asked = False
-        lane.page(deliveries, pending)
-        if lane.waiting and max(lane.waiting)[0] > lane.beyond:
-            self._ask(lane)
-        self._look_after(lane)
-
-    def refill(self, key: LaneKey) -> None:
-        """The lane has deliveries in Redis that memory does not know, perhaps due before those it does."""
-        lane = self._lane(key)
-        lane.beyond = NOW
-        self._ask(lane)
-
-    def wanted(self) -> LaneKey | None:
-        """The next lane that needs a page. It is not told again until it got one."""
-        return self._wanted.popleft() if self._wanted else None
-
-    def still_wanted(self, key: LaneKey) -> None:
-        """Its page could not be read."""
-        self._wanted.appendleft(key)
-
-    def start(self, now: float) -> Delivery | None:
-        """The next delivery whose request may start now, counted as in flight."""
+    def start(self, now: float) -> list[Delivery]:
+        """The deliveries of the next request that may start now, counted as in flight; none: []."""
         while self._heap and self._heap[0][0] <= now and not self._full:
-            lane = heapq.heappop(self._heap)[2]
+            lane = heapq.heappop(self._heap)[-1]
             lane.places.pop()
-            delivery = None if lane.blocked else self._startable(lane, now)
-            if delivery is not None:
-                return delivery
-        return None
+            started = [] if lane.blocked else self._startable(lane, now)
+            if started:
+                return started
+        return []
 
     def next_due(self) -> float | None:
         """When `start` may have something; None also while only `settled` can make room."""
         return self._heap[0][0] if self._heap and not self._full else None
 
+    def landed(self, deliveries: Sequence[Delivery]) -> None:
+        """One request has its answer; `ended`, `again`, `back` or `held` of each delivery follows."""
+        self._landed(self._gate(deliveries[0].connection), len(deliveries))
+
     def ended(self, delivery: Delivery) -> None:
         """It reached its end; Redis is told by `settle`, and `settled` follows."""
-        lane = self._landed(delivery)
-        lane.loaded.pop(delivery.offset, None)
-        self._settle(lane, delivery.offset, inf)
+        lane, followers = self._came_down(delivery)
+        lane.unload(delivery.offset)
+        self._settle(lane.family, delivery, inf)
+        self._let_go(lane.family, followers)
         self._look_after(lane)
 
-    def again(self, delivery: Delivery, due: float) -> bool:
+    def held(self, delivery: Delivery) -> bool:
+        """It waits for a person, as Redis is told next; False when the partition was given up meanwhile."""
+        lane, followers = self._came_down(delivery)
+        if lane.loaded.get(delivery.offset) is not delivery:
+            self._read_anew(lane, delivery)
+            return False
+        lane.unload(delivery.offset)
+        self._settle(lane.family, delivery, inf)
+        lane.family.holding[delivery.offset] = delivery
+        self._after(delivery, followers, lane.family, inf)
+        self._look_after(lane)
+        return True
+
+    def again(self, delivery: Delivery, due: float, tries: Tries) -> bool:
         """Try it again at `due`, as Redis is told next; False when the partition was given up meanwhile.
 
         Where Redis has some that are due before, it makes room for them.
         """
-        lane = self._landed(delivery)
+        lane, followers = self._came_down(delivery)
         if lane.loaded.get(delivery.offset) is not delivery:
-            self.refill(lane.key)
+            self._read_anew(lane, delivery)
             return False
-        delivery.due = due
-        self._settle(lane, delivery.offset, due)
-        if due < lane.beyond:
-            lane.wait(delivery)
-        else:
-            del lane.loaded[delivery.offset]
-        self._look_after(lane)
+        delivery.tries = tries
+        self._move(lane, delivery, due)
+        self._after(delivery, followers, lane.family, due)
         return True
 
     def back(self, delivery: Delivery) -> None:
         """It was not tried: it waits as before."""
-        lane = self._landed(delivery)
-        if lane.loaded.get(delivery.offset) is delivery:
-            lane.wait(delivery)
-            self._look_after(lane)
-        else:
-            self.refill(lane.key)
-
-    def withdrawn(self, delivery: Delivery) -> bool:
-        """A removal ended it before memory held it; False where memory decides: it is there or in flight."""
-        lane = self._lane((delivery.partition, delivery.connection))
-        if lane.knows(delivery.offset):
-            return False
-        self._settle(lane, delivery.offset, inf)
-        return True
-
-    def settled(self, key: LaneKey, ended: Iterable[int] = (), put_off: Iterable[int] = ()) -> None:
-        """Redis knows that these ended, and until when those are put off, unless they ended meanwhile."""
-        lane = self._lane(key)
-        told = [*ended, *(offset for offset in put_off if lane.settling.get(offset) != inf)]
-        for offset in told:
-            self._settling -= lane.settling.pop(offset, None) is not None
-
-    def take_out(self, partition: int, matches: Callable[[Delivery], bool]) -> list[Delivery]:
-        """Remove waiting deliveries of a partition; those in flight stay, marked as removed."""
-        out: list[Delivery] = []
-        for lane in self._lanes.values():
-            if lane.partition == partition:
-                taken = lane.take_out(matches)
-                for delivery in taken:
-                    self._settle(lane, delivery.offset, inf)
-                self._look_after(lane)
-                out += taken
-        return out
-
-    def drop(self, partition: int) -> None:
-        """Forget what waits of a partition. What is in flight or being settled is not started again."""
-        for lane in self._lanes.values():
-            if lane.partition == partition:
-                lane.forget()
-
-    def flying(self, partitions: Collection[int]) -> int:
-        """Requests in flight of these partitions."""
-        return sum(len(lane.flying) for lane in self._lanes.values() if lane.partition in partitions)
+        lane, followers = self._came_down(delivery)
+        if lane.loaded.get(delivery.offset) is not delivery:
+            self._read_anew(lane, delivery)
+            return
+        lane.wait(delivery)
+        self._look_after(lane)
+        self._let_go(lane.family, followers)
 
     @property
     def _full(self) -> bool:
         return self.in_flight + self._settling >= self._max_unsettled
 
-    def _startable(self, lane: Lane, now: float) -> Delivery | None:
+    def _startable(self, lane: Lane, now: float) -> list[Delivery]:
         """What a lane whose turn it is may start."""
-        gate = lane.gate
-        if lane.waiting and gate.shut:
-            gate.blocked.append(lane)
-            lane.blocked = True
-            return None
-        delivery = None
-        if lane.waiting and lane.due <= now:
-            if self._may_start(lane.partition):
-                delivery = lane.take()
-                gate.in_flight += 1
-                self.in_flight += 1
-            else:
-                self._push(lane, now + LEASE_PAUSE_S)
-        if delivery is None:
-            self._call_up(gate, 1)
-        if lane.waiting and (delivery is not None or lane.due > now):
-            self._push(lane, lane.due)
-        return delivery
+        gate, meter = lane.gate, lane.gate.meter
+        if not lane.waiting:
+            self._pass_on(gate)
+            return []
+        if gate.shut or self._crowded(gate):
+            self._stand(lane)
+            return []
+        at = lane.due
+        if at <= now and meter is not None:
+            ready = meter.ready_at(now)
+            if ready is None:
+                self._stand_before(meter, lane, now)
+                return []
+            at = max(at, ready)
+        if at > now or not self.may_start(lane.family.partition):
+            self._push(lane, at if at > now else now + LEASE_PAUSE_S)
+            self._pass_on(gate)
+            return []
+        return self._started(lane, now)
 
-    def _landed(self, delivery: Delivery) -> Lane:
-        """Its request has an answer: the next of its connection may start."""
-        lane = self._lane((delivery.partition, delivery.connection))
-        lane.flying.discard(delivery.offset)
-        lane.gate.in_flight -= 1
+    def _started(self, lane: Lane, now: float) -> list[Delivery]:
+        due, group, _ = lane.waiting[0]
+        if group and lane.beyond <= due and len(lane.waiting) < self._max_loaded:
+            # Some of those it must go with are in Redis alone: the page that brings them gives the turn back,
+            # or the landing of what takes their room.
+            if len(lane.loaded) < self._max_loaded:
+                self._ask(lane)
+            self._pass_on(lane.gate)
+            return []
+        started = self._take(lane, now)
+        if started:
+            self._took_off(lane, len(started))
+            self.in_flight += len(started)
+        else:
+            self._pass_on(lane.gate)
+        if lane.waiting:
+            self._push(lane, lane.due)
+        return started
+
+    def _take(self, lane: Lane, now: float) -> list[Delivery]:
+        """The next deliveries that one request may carry, from now on in flight."""
+        family = lane.family
+        taken: list[Delivery] = []
+        most = lane.gate.rows
+        if not lane.waiting[0][1]:
+            # What must go together does, over this bound too: such receivers recognise repeats.
+            most = min(self._request_size(lane.gate), self._max_unsettled - self.in_flight - self._settling)
+        while lane.waiting and len(taken) < most and lane.waiting[0][0] <= now:
+            if taken and not lane.loaded[lane.waiting[0][2]].rides_with(taken[0]):
+                break
+            delivery = lane.take()
+            followers = family.busy.get(delivery.referral_id)
+            if followers is not None:
+                followers.append(delivery)
+                continue
+            if delivery.revision and (before := _before(family, delivery)) is not None:
+                self._wait_behind(family, delivery, before)
+                continue
+            family.busy[delivery.referral_id] = []
+            family.flying.add(delivery.offset)
+            taken.append(delivery)
+        return taken
+
+    def _came_down(self, delivery: Delivery) -> tuple[Lane, list[Delivery]]:
+        """It is not in flight any more; its lane, and what waited for it."""
+        lane = self._lane(delivery.partition, delivery.connection, delivery.tier)
+        lane.family.flying.discard(delivery.offset)
         self.in_flight -= 1
-        if not lane.gate.paused:
-            self._call_up(lane.gate, 1)
-        return lane
+        followers = lane.family.busy.pop(delivery.referral_id, [])
+        lanes = lane.family.lanes
+        return lane, [one for one in followers if lanes[one.tier].loaded.get(one.offset) is one]
 
-    def _settle(self, lane: Lane, offset: int, due: float) -> None:
-        self._settling += offset not in lane.settling
-        lane.settling[offset] = due
+    def _after(self, delivery: Delivery, followers: Sequence[Delivery], family: Family, due: float) -> None:
+        """What memory has of its referral, and comes later, waits until then; what takes an earlier one back
+        need not.
+        """
+        self._let_go(family, [one for one in followers if one.offset < delivery.offset])
+        waiting = (*followers, *family.waiting_of(delivery.referral_id))
+        for other in {one.offset: one for one in waiting}.values():
+            if other.offset > delivery.offset:
+                self._wait_behind(family, other, due)
 
-    def _look_after(self, lane: Lane) -> None:
-        """After any change: its turn where it has work, a page where it runs low."""
-        if lane.waiting and not lane.blocked:
-            self._push(lane, lane.due)
-        if lane.beyond < inf and len(lane.loaded) < self._max_loaded // REFILL_PART:
-            self._ask(lane)
+    def _read_anew(self, lane: Lane, delivery: Delivery) -> None:
+        """Memory lost it in flight: Redis has it, and what comes after it must not overtake it."""
+        self.refill(lane.key)
+        for later in lane.family.waiting_of(delivery.referral_id):
+            tier = lane.family.lanes[later.tier]
+            tier.unload(later.offset)
+            tier.stop_waiting({later.offset})
+            self.refill(tier.key)
 
-    def _ask(self, lane: Lane) -> None:
-        if not lane.asked:
-            lane.asked = True
-            self._wanted.append(lane.key)
+    def _let_go(self, family: Family, followers: Iterable[Delivery]) -> None:
+        for follower in followers:
+            lane = family.lanes[follower.tier]
+            lane.wait(follower)
+            self._look_after(lane)
 
-    def _push(self, lane: Lane, at: float) -> None:
-        """Give the lane its turn at `at`, unless it has one before. Later ones stay and count."""
-        if not lane.places or at < lane.places[-1]:
-            self._sequence += 1
-            lane.places.append(at)
-            heapq.heappush(self._heap, (at, self._sequence, lane))
 
-    def _call_up(self, gate: Gate, lanes: int) -> None:
-        """Give so many blocked lanes their turn now, in the order they were blocked."""
-        for _ in range(min(lanes, len(gate.blocked))):
-            lane = gate.blocked.popleft()
-            lane.blocked = False
-            self._push(lane, NOW)
-
-    def _gate(self, name: str) -> Gate:
-        return self._gates.setdefault(name, Gate(0))
-
-    def _lane(self, key: LaneKey) -> Lane:
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = Lane(*key, self._gate(key[1]), self._max_loaded)
-        return lane
+def _before(family: Family, delivery: Delivery) -> float | None:
+    """When the last earlier delivery of its referral that waits is due."""
+    earlier = (one for one in family.waiting_of(delivery.referral_id) if one.offset < delivery.offset)
+    return max((one.due for one in earlier), default=None)

@@ -45,6 +45,19 @@ OLDEST_PENDING = Gauge(
     "referral_push_oldest_pending_timestamp_seconds", "Publication time of the oldest loaded delivery, or 0."
 )
 PAUSED = Gauge("referral_connections_paused", "Connections paused by an operator or by an answer.")
+GATES = Gauge("referral_connections_held_back", "Connections that start nothing or less now.", ["state"])
+UNCERTAIN = Counter(
+    "referral_push_uncertain", "Deliveries held for a person: applied or not, the key may be forgotten."
+)
+PARKED = Gauge("referral_push_parked", "Deliveries whose rows Kafka alone holds, as their lane is full.")
+OLDEST_PARKED = Gauge(
+    "referral_push_oldest_parked_timestamp_seconds",
+    "When the oldest record of parked deliveries was published, as looked at once a minute, or 0.",
+)
+PARKED_GIVEN_UP = Counter(
+    "referral_push_parked_given_up", "Parked deliveries made dead letters before Kafka deleted them."
+)
+PARKED_LOST = Counter("referral_push_parked_lost", "Parked deliveries whose records Kafka deleted first.")
 ENDED = Counter("referral_deliveries_ended", "Deliveries and records by how they ended.", ["outcome"])
 OUTBOX = Gauge("referral_outbox_length", "Receipts Kafka has not acknowledged yet.")
 
@@ -72,6 +85,7 @@ ATTEMPT_OUTCOMES = (
     "disable",
     "key_conflict",
 )
+GATE_STATES = ("paused", "quiet", "open", "slowed", "limited")
 FENCED_REASONS = ("epoch", "offset", "set", "token")
 DEAD_LETTER_REASONS = ("undecodable", "rejected", "exhausted")
 WINDOW_STATES = ("CLAIMED", "SEALED", "UPLOADED", "SENDING", "ENDED", "HELD")
@@ -81,21 +95,21 @@ SEND_OUTCOMES = ("delivered", "retry", "held", "uncertain")
 
 def start(partitions: Iterable[int] = ()) -> None:
     """Put every label set at 0: a metric that is missing looks like one that is fine."""
-    for outcome in ATTEMPT_OUTCOMES:
-        ATTEMPTS.labels(outcome)
-    for reason in FENCED_REASONS:
-        FENCED.labels(reason)
-    for reason in DEAD_LETTER_REASONS:
-        DEAD_LETTERS.labels(reason)
-    for outcome in Outcome:
-        ENDED.labels(outcome)
-    for state in WINDOW_STATES:
-        FLUSH_STATE.labels(state)
+    labelled: tuple[tuple[Counter | Gauge, Iterable[str]], ...] = (
+        (ATTEMPTS, ATTEMPT_OUTCOMES),
+        (GATES, GATE_STATES),
+        (FENCED, FENCED_REASONS),
+        (DEAD_LETTERS, DEAD_LETTER_REASONS),
+        (ENDED, Outcome),
+        (FLUSH_STATE, WINDOW_STATES),
+        (AMBIGUOUS, ("crm", "email")),
+    )
+    for metric, labels in labelled:
+        for label in labels:
+            metric.labels(label)
     for channel in CHANNELS:
         for outcome in SEND_OUTCOMES:
             FLUSHED.labels(channel, outcome)
-    for sink in ("crm", "email"):
-        AMBIGUOUS.labels(sink)
     for partition in partitions:
         LAG.labels(str(partition)).set(0)
 

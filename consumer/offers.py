@@ -49,9 +49,12 @@ class Offers:
         partitions: int,
         planner: Planner,
         stopping: Callable[[], bool],
+        caps: tuple[int, int],
     ) -> None:
+        """`caps`: deliveries and bytes a lane may hold."""
         self._send, self._out, self._keys, self._topics = send, out, keys, topics
         self._partitions, self._planner, self._stopping = partitions, planner, stopping
+        self._caps = caps
 
     def plan(self, owned: Owned, router: Router) -> Offer | StoreRefused | None:
         """The partition's next batch; None while a schema of it is asked for, refused where Redis refused
@@ -79,6 +82,8 @@ class Offers:
             next_offset=offer.records[-1].next_offset,
             set_version=set_version,
             entries=offer.plan.entries,
+            lane_deliveries=self._caps[0],
+            lane_bytes=self._caps[1],
         )
 
     def _bury(self, plan: Plan) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -77,14 +77,20 @@ class Half(Protocol):
     def gone(self, partition: int) -> None:
         """It is not ours any more: start nothing of it."""
 
-    def drain(self, partitions: Sequence[int]) -> None:
-        """These are about to be given back: finish what is under way, within a bound."""
+    def drain(self, partitions: Sequence[int]) -> Collection[int]:
+        """These are about to be given back: finish what is under way, within a bound. Returns those of which
+        nothing is under way any more.
+        """
 
     def connections(self, stored: StoredSet) -> None:
         """This set is in force from now on."""
 
-    def accepted(self, owned: Owned, entries: Sequence[Entry], verdicts: str) -> None:
-        """Redis took these entries; `verdicts` has a letter each."""
+    def accepted(
+        self, owned: Owned, entries: Sequence[Entry], verdicts: str, parked: Mapping[str, int]
+    ) -> None:
+        """Redis took these entries; `verdicts` has a letter each. `parked`: by connection, from which offset
+        on it took only the offsets.
+        """
 
     def settle(self, owned: Owned) -> Call | None:
         """What to write in this round trip, if anything. Asked again until `settled`."""
@@ -137,14 +143,17 @@ class Ownership:
         return {p: self.take(p, witness).next_offset for p, witness in witnesses.items()}
 
     def revoked(self, partitions: list[int]) -> None:
-        """Finish, settle and give back: the next owner need not wait for the lease."""
+        """Finish, settle and give back: the next owner need not wait for the lease, but where requests are
+        still under way.
+        """
         mine = [p for p in partitions if p in self.owned]
-        self._half.drain(mine)
+        done = self._half.drain(mine)
         for p in mine:
             owned = self.owned[p]
             try:
                 self._settle_all(owned)
-                self._store.call(intake.give_back(self._keys, p, owned.epoch))
+                if p in done:
+                    self._store.call(intake.give_back(self._keys, p, owned.epoch))
             except (StoreUnavailable, StoreRefused):
                 # The lease ends by itself; what is unsettled is sent again under its key.
                 log.trouble("partition.not_given_back", partition=p)

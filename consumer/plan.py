@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from consumer import receipts
+from consumer import log, receipts
 from consumer.intake import Entry, LaneTarget, Removal, WindowTarget, fingerprint
+from consumer.log import where
 from consumer.route import AnyConnection, Router
 from consumer.stream import Record
 from schemas import referral as referrals
@@ -55,7 +56,15 @@ class Planner:
                 plan.entries.append(Entry(record.offset, None, note))
                 continue
             plan.miskeyed += record.key != referral.referral_id.encode()
-            plan.entries.append(self._entry(plan, record, referral, router, now))
+            try:
+                entry = self._entry(plan, record, referral, router, now)
+            except Exception as error:  # noqa: BLE001 - a defect met by one referral must not stop the others
+                why = f"a defect here, please report it: {type(error).__name__} at {where(error)}"
+                log.trouble("record.failed", partition=record.partition, offset=record.offset, reason=why)
+                plan.dead.append((record, why))
+                note = self._note(record, Outcome.UNDECODABLE, why, now, referral)
+                entry = Entry(record.offset, None, note)
+            plan.entries.append(entry)
         return plan
 
     def _decoded(self, record: Record) -> Referral:

@@ -8,65 +8,79 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from math import inf
 
-from consumer import metrics
+from consumer import held
+from consumer.addresses import Policy
+from consumer.brakes import Brakes
 from consumer.connection_sets import StoredSet
 from consumer.crm import BY_KIND
-from consumer.frozen import Frozen, thaw
+from consumer.frozen import Frozen
 from consumer.intake import LEASE_MS, Entry, LaneTarget, Verdict, WindowTarget
 from consumer.keys import Keys
-from consumer.lane import Delivery, LaneKey
-from consumer.lanes import MAX_LOADED, Lanes
+from consumer.lane import Delivery, Tier
+from consumer.lanes import Lanes
+from consumer.loading import Loading
 from consumer.ownership import Owned
-from consumer.pending import Fact, Mark, Reschedule, lanes_of, marks, page, removals_since, removed, settle
+from consumer.parked import Parked
+from consumer.pending import lanes_of
 from consumer.route import AnyConnection
-from consumer.sender import Outgoing, Sender
+from consumer.sender import Sender
 from consumer.service import Stop
-from consumer.store import Call, Reply, Store, StoreRefused, StoreUnavailable, text
+from consumer.settling import Settling
+from consumer.store import Call, Reply, Store, text
 from consumer.stream import Record
+from consumer.taking_back import TakingBack
 from schemas.delivery import delivery_id
 from schemas.push import PushBase
 from schemas.referral import Referral
 
-#: Facts and reschedules in one script call: some ten milliseconds of Redis at most.
-MAX_SETTLE = 2_000
 #: The lease is renewed when this much of it is gone, whether there is something to settle or not.
 RENEW_AFTER_S = 1.0
 #: At a rebalance others wait for us; requests slower than this are repeated by the next owner.
 REVOKE_DRAIN_S = 3.0
 #: At the end of the process nobody waits: longer than most timeouts, within the service's own limit.
 STOP_DRAIN_S = 20.0
-#: Paused connections are looked up this often.
-PAUSED_EVERY_S = 1.0
-#: No owner's epoch: facts are written, nothing else.
-NOBODY = -1
 #: Pages loaded in one round, so that a take-over of many lanes does not delay intake.
 PAGES_A_ROUND = 16
 
 
 class Push:
-    """Implements `ownership.Half`."""
+    """Implements `ownership.Half`. `worker`: this process among all. `clock`: seconds since the epoch."""
 
-    def __init__(self, keys: Keys, max_in_flight: int, stopping: Callable[[], bool]) -> None:
-        self._keys, self._stopping = keys, stopping
+    def __init__(
+        self,
+        keys: Keys,
+        max_in_flight: int,
+        stopping: Callable[[], bool],
+        policy: Policy,
+        worker: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._keys, self._stopping, self._clock = keys, stopping, clock
         self._owned: dict[int, Owned] = {}
         self._halted: set[int] = set()
-        self._out: dict[int, Outgoing] = {}
-        self._unsettled: dict[int, tuple[list[Fact], list[Reschedule]]] = {}
+        self._settling = Settling(keys)
         #: Partitions whose inherited deliveries wait for a former owner's lease.
         self._inherit: set[int] = set()
-        self._seen_marks: dict[int, int] = {}
-        self._paused_at = 0.0
         self._lanes = Lanes(self._may_start, max_in_flight)
-        self.sender = Sender(self._lanes, self._outgoing)
+        self.sender = Sender(self._lanes, self._settling.outgoing, policy, clock)
+        self._brakes = Brakes(keys, self._lanes, self.sender, worker, clock)
+        self._taking_back = TakingBack(keys)
+        self._loading = Loading(keys, self._lanes, self.sender, clock)
+        #: The connection to Redis that memory was read over.
+        self._connection = 0
+        #: Lanes that are parked, for the thread that refills them.
+        self.parked = Parked()
 
     def targets(
         self, referral: Referral, _record: Record, connections: Sequence[AnyConnection]
     ) -> Sequence[LaneTarget]:
         """A frozen body for every push connection that wants the referral, due now."""
-        due_ms = int(time.time() * 1000)
+        due_ms = int(self._clock() * 1000)
         return [
-            LaneTarget(c.name, self._frozen(referral, c).freeze(), due_ms)
+            LaneTarget(c.name, frozen(referral, c).freeze(), due_ms)
             for c in connections
             if isinstance(c, PushBase)
         ]
@@ -75,193 +89,146 @@ class Push:
         self._owned[owned.partition] = owned
         self._halted.discard(owned.partition)
         self._inherit.add(owned.partition)
-        self._seen_marks[owned.partition] = owned.marks
+        if owned.inherit_at > time.monotonic():
+            self._loading.left(owned.partition, owned.next_offset)
+        self.parked.gone(owned.partition)
+        self._taking_back.gone(owned.partition)
         self.sender.call(self._lanes.drop, owned.partition)
 
     def gone(self, partition: int) -> None:
         self._owned.pop(partition, None)
         self._inherit.discard(partition)
+        self.parked.gone(partition)
+        self._taking_back.gone(partition)
         self.sender.call(self._lanes.drop, partition)
 
-    def drain(self, partitions: Sequence[int]) -> None:
+    def drain(self, partitions: Sequence[int]) -> Collection[int]:
         self._halted.update(partitions)
         deadline = time.monotonic() + (STOP_DRAIN_S if self._stopping() else REVOKE_DRAIN_S)
         while time.monotonic() < deadline and self.sender.ask(lambda: self._lanes.flying(partitions)):
             time.sleep(0.01)
+        return [p for p in partitions if not self.sender.ask(partial(self._lanes.flying, (p,)))]
 
     def connections(self, stored: StoredSet) -> None:
         found = {name: c for name, (_, c) in stored.set.by_name().items() if isinstance(c, PushBase)}
+        self._brakes.connections(found)
+        self.parked.connections = found
         self.sender.call(self.sender.connections, found)
 
-    def accepted(self, owned: Owned, entries: Sequence[Entry], verdicts: str) -> None:
+    def accepted(
+        self, owned: Owned, entries: Sequence[Entry], verdicts: str, parked: Mapping[str, int]
+    ) -> None:
+        self.parked.parked(owned.partition, parked)
         deliveries: list[Delivery] = []
         withdrawn: list[Delivery] = []
         for entry, verdict in zip(entries, verdicts, strict=True):
             if verdict not in {Verdict.ACCEPTED, Verdict.REMOVED}:
                 continue
             for target in entry.targets:
-                if isinstance(target, WindowTarget):
+                if isinstance(target, WindowTarget) or entry.offset >= parked.get(target.connection, inf):
                     continue
-                place = (owned.partition, target.connection, entry.offset)
-                ids = (entry.referral_id, entry.revision)
-                delivery = Delivery(*place, target.due_ms / 1000, 0, target.body, *ids)
+                place = (owned.partition, target.connection, entry.offset, target.due_ms / 1000)
+                delivery = Delivery(*place, target.body, entry.referral_id, entry.revision)
                 (deliveries if verdict == Verdict.ACCEPTED else withdrawn).append(delivery)
         if deliveries:
-            self.sender.call(self._accept, deliveries)
+            self._loading.accept(deliveries)
         if withdrawn:
-            self.sender.call(self._withdraw, withdrawn)
+            self._loading.withdraw(withdrawn)
 
     def settle(self, owned: Owned) -> Call | None:
-        facts, later = self._taken(owned.partition)
         renew = owned.lease_until - time.monotonic() < LEASE_MS / 1000 - RENEW_AFTER_S
-        if not (facts or later or renew):
-            return None
-        return settle(self._keys, owned.partition, owned.epoch, facts, later)
+        return self._settling.call(owned.partition, owned.epoch, renew=renew)
 
     def settled(self, owned: Owned, reply: Reply) -> None:
         self._written(owned.partition)
         owned.marks = int(reply[2])
-        # A Redis that went back counts its marks from there.
-        seen = self._seen_marks.get(owned.partition, 0)
-        self._seen_marks[owned.partition] = min(seen, owned.marks)
+        self._loading.refill(owned.partition, text(reply[5]).split(), *Tier)
 
     def after(self, store: Store) -> None:
         if self.sender.failure is not None:
             raise Stop(self.sender.failure)
         self._orphans(store)
+        if store.connection != self._connection:
+            # Redis may have died and lost its last second: what memory takes for ended, held or followed may
+            # stand there as it was, known to nobody.
+            self._connection = store.connection
+            self._inherit.update(self._owned)
         self._discover(store)
-        for partition, owned in self._owned.items():
-            if owned.marks > self._seen_marks[partition]:
-                self._remove(store, partition)
+        for partition, connection in self.parked.to_tell():
+            self._loading.refill(partition, [connection])
+        self._follow(store)
         for _ in range(PAGES_A_ROUND):
             key = self._lanes.wanted()
             if key is None:
                 break
-            if key[0] in self._owned and key[0] not in self._inherit:
-                self._page(store, key)
+            if key.partition in self._owned and key.partition not in self._inherit:
+                self._loading.page(store, key, self._owned[key.partition])
             else:
                 # Nothing to read now: what is there is discovered, or somebody else's.
-                self.sender.call(self._lanes.page, key, (), 0)
-        if time.monotonic() >= self._paused_at:
-            self._paused_at = time.monotonic() + PAUSED_EVERY_S
-            self._pauses(store)
-
-    def _frozen(self, referral: Referral, connection: PushBase) -> Frozen:
-        rendered = BY_KIND[connection.kind].render(connection, referral)
-        return Frozen(
-            delivery_id(connection.name, referral.referral_id, referral.revision),
-            referral.referral_id,
-            referral.revision,
-            referral.account_id,
-            referral.campaign_id,
-            referral.produced_at_us,
-            rendered.body,
-            rendered.values,
-            rendered.removal,
-        )
+                self._loading.pass_by(key)
+        if self._brakes.after(store):
+            self._look_at_released(store)
+            self._loading.observe()
 
     def _may_start(self, partition: int) -> bool:
-        """Asked by the loop for each request: the lease holds, and nobody is about to take over."""
+        """Asked by the loop for each request: the lease holds, nobody is about to take over, and what other
+        workers learned of receivers is known here.
+        """
         owned = self._owned.get(partition)
-        return owned is not None and partition not in self._halted and time.monotonic() < owned.lease_until
-
-    def _outgoing(self, partition: int) -> Outgoing:
-        return self._out.setdefault(partition, Outgoing())
-
-    def _taken(self, partition: int) -> tuple[list[Fact], list[Reschedule]]:
-        """What Redis is to be told next. It is kept until `_written`."""
-        facts, later = self._unsettled.setdefault(partition, ([], []))
-        out = self._outgoing(partition)
-        while out.facts and len(facts) < MAX_SETTLE:
-            facts.append(out.facts.popleft())
-        while out.later and len(later) < MAX_SETTLE:
-            later.append(out.later.popleft())
-        return facts, later
+        if owned is None or partition in self._halted or not self._brakes.fresh():
+            return False
+        return time.monotonic() < owned.lease_until
 
     def _written(self, partition: int) -> None:
-        facts, later = self._unsettled.pop(partition, ([], []))
-        by_lane: dict[str, tuple[list[int], list[int]]] = {}
-        for fact in facts:
-            by_lane.setdefault(fact.connection, ([], []))[0].append(fact.offset)
-        for reschedule in later:
-            by_lane.setdefault(reschedule.connection, ([], []))[1].append(reschedule.offset)
-        for connection, (ended, put_off) in by_lane.items():
-            self.sender.call(self._lanes.settled, (partition, connection), ended, put_off)
+        for connection, dues in self._settling.written(partition).items():
+            self.sender.call(self._lanes.settled, partition, connection, dues)
 
     def _orphans(self, store: Store) -> None:
-        """Facts of partitions that are not ours any more: still true."""
-        for partition in list(self._out):
-            if partition in self._owned:
-                continue
-            facts, later = self._taken(partition)
-            if facts:
-                store.call(settle(self._keys, partition, NOBODY, facts, []))
-            if facts or later:
-                self._written(partition)
+        for partition, call in self._settling.orphans(self._owned):
+            if call is not None:
+                store.call(call)
+            self._written(partition)
 
     def _discover(self, store: Store) -> None:
         """Once a former owner may start nothing any more, what it left is ours."""
         now = time.monotonic()
         for partition in [p for p in self._inherit if now >= self._owned[p].inherit_at]:
-            for connection in lanes_of(store, self._keys, partition):
-                self.sender.call(self._lanes.refill, (partition, connection))
+            self._taking_back.owned(store, partition)
+            lanes = lanes_of(store, self._keys, partition)
+            self._loading.refill(partition, lanes, *Tier)
+            self.parked.owned(partition, self._owned[partition].epoch, lanes)
             self._inherit.discard(partition)
 
-    def _remove(self, store: Store, partition: int) -> None:
-        known, self._seen_marks[partition] = removals_since(
-            store, self._keys, partition, self._seen_marks[partition]
-        )
-        self.sender.call(self._take_out, partition, known)
-
-    def _page(self, store: Store, key: LaneKey) -> None:
-        try:
-            found = page(store, self._keys, key, self._owned[key[0]].epoch, MAX_LOADED)
-            if found is None:
-                return
-            deliveries, pending = found
-            ids = [delivery.referral_id for delivery in deliveries] if self._owned[key[0]].marks else []
-            known = marks(store, self._keys, key[0], ids)
-        except StoreUnavailable:
-            self._lanes.still_wanted(key)
-            raise
-        gone = [delivery for delivery in deliveries if removed(delivery, known)]
+    def _follow(self, store: Store) -> None:
+        """Removals: what waits is withdrawn, what was delivered is taken back where that is asked for."""
+        for partition, owned in self._owned.items():
+            news = self._taking_back.follow(store, partition, owned.epoch, owned.marks)
+            if news is not None:
+                self._loading.take_out(partition, news.marks)
+                self._loading.refill(partition, news.lanes)
+        gone = self._taking_back.sweep(store)
         if gone:
-            self.sender.call(self._withdraw, gone)
-            deliveries = [delivery for delivery in deliveries if not removed(delivery, known)]
-        self.sender.call(self._lanes.page, key, deliveries, pending)
+            self._loading.withdraw(gone)
 
-    def _pauses(self, store: Store) -> None:
-        while self.sender.pauses:
-            connection, reason = self.sender.pauses[0]
-            try:
-                store.command("HSETNX", self._keys.paused, connection, reason)
-            except StoreRefused:
-                break  # Redis is full: the pause holds in memory until it can be written
-            self.sender.pauses.popleft()
-        paused = [text(name) for name in store.command("HKEYS", self._keys.paused)]
-        metrics.PAUSED.set(len(paused))
-        self.sender.call(self._observe, paused)
+    def _look_at_released(self, store: Store) -> None:
+        """What an operator let go is in Redis alone."""
+        found = held.released(store, self._keys, self._owned)
+        for partition, connection in found:
+            self._loading.refill(partition, [connection], Tier.AGAIN)
+        held.noticed(store, self._keys, found)
 
-    # Inside the loop.
 
-    def _accept(self, deliveries: Sequence[Delivery]) -> None:
-        for delivery in deliveries:
-            self._lanes.accept(delivery)
-
-    def _observe(self, paused: Sequence[str]) -> None:
-        self._lanes.pause([*paused, *(name for name, _ in self.sender.pauses)])
-        metrics.PENDING.set(len(self._lanes))
-        metrics.IN_FLIGHT.set(self._lanes.in_flight)
-        oldest = self._lanes.oldest()
-        metrics.OLDEST_PENDING.set(0 if oldest is None else thaw(oldest.raw).produced_at_us / 1e6)
-
-    def _take_out(self, partition: int, known: Mapping[str, Mark]) -> None:
-        now = time.time()
-        for delivery in self._lanes.take_out(partition, lambda delivery: removed(delivery, known)):
-            self.sender.withdraw(delivery, thaw(delivery.raw), now)
-
-    def _withdraw(self, deliveries: Collection[Delivery]) -> None:
-        now = time.time()
-        for delivery in deliveries:
-            if self._lanes.withdrawn(delivery):
-                self.sender.withdraw(delivery, thaw(delivery.raw), now)
+def frozen(referral: Referral, connection: PushBase) -> Frozen:
+    """The delivery of a referral to a connection, rendered once and for ever."""
+    rendered = BY_KIND[connection.kind].render(connection, referral)
+    return Frozen(
+        delivery_id(connection.name, referral.referral_id, referral.revision),
+        referral.referral_id,
+        referral.revision,
+        referral.account_id,
+        referral.campaign_id,
+        referral.produced_at_us,
+        rendered.body,
+        rendered.values,
+        rendered.removal,
+    )

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 from consumer import connection_sets, layout, log, manifests, metrics, receipts
@@ -28,6 +28,8 @@ from schemas.connection import ConnectionSet
 WATCH_S = 5.0
 #: Outboxes are looked at this often while there is nothing in them.
 RELAY_S = 0.05
+#: Other threads look for work this often.
+BESIDE_S = 1.0
 #: Longest pause after a round of the relay that failed.
 RELAY_PAUSE_S = 30.0
 #: Threads end within this, or are left behind.
@@ -108,17 +110,20 @@ def run(
     targets: Targets,
     *,
     whole: bool,
+    beside: Mapping[str, Callable[[], bool]] | None = None,
 ) -> None:
-    """Read, take and hand over until told to stop. Raises Stop."""
+    """Read, take and hand over until told to stop; `beside`: work for threads of its own, by their names.
+
+    Raises Stop.
+    """
     settings = ground.settings
     metrics.start(range(ground.layout.partitions))
     adopt_files(ground)
     url = settings.schema_registry
     registry = Aside(Registry(url, service.stopping.wait)) if url else None
     planner = Planner(name, ground.layout.fingerprint_key, whole, targets, registry)
-    owner = f"{socket.gethostname()}-{os.getpid()}"
     stopping = service.stopping
-    ownership = Ownership(ground.store, ground.keys, half, ground.remembered, owner, stopping.is_set)
+    ownership = Ownership(ground.store, ground.keys, half, ground.remembered, worker_name(), stopping.is_set)
     worker = Worker(
         service,
         ground.store,
@@ -129,11 +134,13 @@ def run(
         planner,
         half,
         ownership,
+        (settings.lane_deliveries, settings.lane_bytes),
     )
     relay_store = ground.new_store()
     helpers = [
         Background("relay", stopping, RELAY_S, Relay(ground, relay_store, ownership, stopping).run),
         watch(ground, stopping),
+        *(Background(its, stopping, BESIDE_S, work) for its, work in (beside or {}).items()),
     ]
     stream = Stream(
         settings.kafka,
@@ -169,6 +176,11 @@ def run(
             helper.join()
         stream.close()
     log.event("service.stopped")
+
+
+def worker_name() -> str:
+    """This process among all of the deployment."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def watch(ground: Ground, stopping: threading.Event) -> Background:

@@ -1,62 +1,55 @@
 """Requests: an event loop of its own that starts what the lanes let start.
 
-No task per record: a sender takes the next delivery when its last is answered, and ends when there is
-none. All state here and in the lanes belongs to the loop's thread; `call` brings work over to it.
+No task per record: a sender takes the next deliveries when its last are answered, and ends when there
+are none. All state here and in the lanes belongs to the loop's thread; `call` brings work over to it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, assert_never
+from typing import Any
 
-from consumer import log, metrics
-from consumer.crm import BY_KIND
-from consumer.crm.answers import Answer, Pause, Retry
-from consumer.crm.port import Sending
-from consumer.ending import Ended, Later, Stand, conclude, ended, label
-from consumer.frozen import Frozen, thaw
+from consumer.addresses import Policy
+from consumer.attempts import Attempts
 from consumer.http_client import HttpClient
 from consumer.lane import Delivery
 from consumer.lanes import Lanes
 from consumer.log import where
-from consumer.pending import Fact, Reschedule
-from consumer.secrets import Secrets
-from schemas.delivery import Outcome
+from consumer.settling import Outgoing
 from schemas.push import PushBase
 
 #: A thread that does not end by then is abandoned; the process ends anyway.
 JOIN_S = 5.0
-
-
-class Outgoing:
-    """What the loop has to tell Redis about one partition; appended there, taken by the worker."""
-
-    def __init__(self) -> None:
-        self.facts: deque[Fact] = deque()
-        self.later: deque[Reschedule] = deque()
+#: The longest sleep of the loop: clocks are set.
+LOOK_S = 1.0
 
 
 class Sender:
     """`lanes` and everything else here is touched only inside the loop."""
 
-    def __init__(self, lanes: Lanes, outgoing: Callable[[int], Outgoing]) -> None:
-        self._lanes, self._outgoing = lanes, outgoing
-        self._secrets = Secrets()
-        self._connections: Mapping[str, PushBase] = {}
+    def __init__(
+        self,
+        lanes: Lanes,
+        outgoing: Callable[[int], Outgoing],
+        policy: Policy,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._lanes, self._policy, self._clock = lanes, policy, clock
+        self._attempts = Attempts(lanes, outgoing, clock)
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Connections an answer paused, with the reason; the worker makes it durable.
-        self.pauses: deque[tuple[str, str]] = deque()
         #: What broke in here, for the worker to stop by: a defect must not lose a delivery unseen.
         self.failure: str | None = None
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(self._broken)
         self._thread = threading.Thread(target=self._run_loop, name="requests", daemon=True)
+
+    @property
+    def attempts(self) -> Attempts:
+        return self._attempts
 
     def start(self) -> None:
         self._thread.start()
@@ -75,8 +68,7 @@ class Sender:
 
     def connections(self, connections: Mapping[str, PushBase]) -> None:
         """In the loop: these are in force."""
-        self._connections = connections
-        self._lanes.configure({name: connection.max_in_flight for name, connection in connections.items()})
+        self._attempts.connections(connections)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -84,11 +76,12 @@ class Sender:
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._http = HttpClient()
+        http = HttpClient(self._policy)
+        self._attempts.open(http.send)
         self._loop.run_forever()
         for task in self._tasks:
             task.cancel()
-        self._loop.run_until_complete(self._http.aclose())
+        self._loop.run_until_complete(http.aclose())
         self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
         self._loop.close()
 
@@ -98,16 +91,17 @@ class Sender:
 
     def _pump(self) -> None:
         """Start senders while there is work for them, and wake up for the next."""
-        while (delivery := self._lanes.start(time.time())) is not None:
-            task = self._loop.create_task(self._send(delivery))
+        while deliveries := self._lanes.start(self._clock()):
+            task = self._loop.create_task(self._send(deliveries))
             self._tasks.add(task)
             task.add_done_callback(self._sent)
+        self._attempts.tell_put_off()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         due = self._lanes.next_due()
         if due is not None:
-            self._timer = self._loop.call_later(max(0.0, due - time.time()), self._pump)
+            self._timer = self._loop.call_later(min(LOOK_S, max(0.0, due - self._clock())), self._pump)
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -119,87 +113,11 @@ class Sender:
         error = context.get("exception")
         self.failure = f"requests: {type(error).__name__} at {where(error)}: a defect, please report it"
 
-    async def _send(self, first: Delivery) -> None:
-        delivery: Delivery | None = first
-        while delivery is not None:
-            await self._attempt(delivery)
-            delivery = self._lanes.start(time.time())
+    async def _send(self, first: Sequence[Delivery]) -> None:
+        deliveries = first
+        while deliveries:
+            await self._attempts.attempt(deliveries)
+            deliveries = self._lanes.start(self._clock())
+            # Before the answer of one that starts: Redis must not be told of it first.
+            self._attempts.tell_put_off()
         self._pump()
-
-    async def _attempt(self, delivery: Delivery) -> None:
-        connection = self._connections.get(delivery.connection)
-        if connection is None:
-            # Its file is gone since it was started: it stays pending for the day it comes back.
-            self._lanes.back(delivery)
-            return
-        frozen = thaw(delivery.raw)
-        try:
-            answer = await self._answer(connection, frozen)
-        except Exception as error:  # noqa: BLE001 - a defect met by one delivery must not stop the others
-            log.trouble("delivery.failed", delivery_id=frozen.delivery_id, at=where(error))
-            answer = Retry(f"a defect here: {type(error).__name__}", unknown=True)
-        self._conclude(delivery, frozen, connection, answer)
-
-    async def _answer(self, connection: PushBase, frozen: Frozen) -> Answer:
-        crm = BY_KIND[connection.kind]
-        sending = Sending(frozen.delivery_id, frozen.action, (frozen,))
-        request = crm.request(connection, self._secrets, sending, time.monotonic())
-        if isinstance(request, Pause):
-            return request
-        answer = crm.classify(connection, sending, await self._http.send(request), time.time())
-        return answer[0] if isinstance(answer, Sequence) else answer
-
-    def _conclude(self, delivery: Delivery, frozen: Frozen, connection: PushBase, answer: Answer) -> None:
-        now = time.time()
-        attempts = delivery.attempts + 1
-        decision = conclude(frozen, connection, answer, attempts, now, random.random())  # noqa: S311 - jitter
-        what = label(answer)
-        metrics.ATTEMPTS.labels(what).inc()
-        log.event(
-            "delivery.attempted",
-            delivery_id=frozen.delivery_id,
-            referral_id=frozen.referral_id,
-            connection=connection.name,
-            account=frozen.account_id,
-            partition=delivery.partition,
-            offset=delivery.offset,
-            attempt=attempts,
-            answer=what,
-            status=getattr(answer, "status", None),
-            reason=getattr(answer, "reason", None),
-        )
-        match decision:
-            case Later() | Stand() if delivery.removed:
-                self._lanes.ended(delivery)
-                self.withdraw(delivery, frozen, now)
-            case Ended(outcome, entry):
-                self._lanes.ended(delivery)
-                self._fact(delivery, frozen, outcome, entry, now)
-                if outcome is Outcome.DELIVERED:
-                    metrics.LATENCY.observe(max(0.0, now - frozen.produced_at_us / 1e6))
-            case Later(due, quiet_until):
-                delivery.attempts = attempts
-                self._lanes.hold(delivery.connection, quiet_until)
-                if self._lanes.again(delivery, due):
-                    item = Reschedule(delivery.connection, delivery.offset, int(due * 1000), attempts)
-                    self._outgoing(delivery.partition).later.append(item)
-                if what == "unknown":
-                    metrics.AMBIGUOUS.labels("crm").inc()
-            case Stand(reason):
-                self._lanes.stand(delivery.connection)
-                self._lanes.back(delivery)
-                self.pauses.append((delivery.connection, reason))
-            case _:
-                assert_never(decision)
-
-    def withdraw(self, delivery: Delivery, frozen: Frozen, now: float) -> None:
-        """In the loop: a removal ended it; Redis is told next."""
-        end = ended(frozen, delivery.connection, Outcome.WITHDRAWN, delivery.attempts, now)
-        self._fact(delivery, frozen, end.outcome, end.entry, now)
-
-    def _fact(self, delivery: Delivery, frozen: Frozen, outcome: Outcome, entry: bytes, now: float) -> None:
-        self._outgoing(delivery.partition).facts.append(Fact(delivery.connection, delivery.offset, entry))
-        metrics.ENDED.labels(outcome).inc()
-        metrics.AGE.observe(max(0.0, now - frozen.produced_at_us / 1e6))
-        if outcome in {Outcome.REJECTED, Outcome.EXHAUSTED}:
-            metrics.DEAD_LETTERS.labels(outcome.lower()).inc()

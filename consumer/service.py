@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from consumer import log, metrics
+from consumer.addresses import Policy, networks
+from consumer.intake import LANE_BYTES, LANE_DELIVERIES
 
 #: Liveness: a loop that has not gone round for this long is stuck. Above every bounded wait inside it.
 STUCK_AFTER_S = 180.0
@@ -39,6 +41,11 @@ def _redis_url(given: str) -> str:
         fits = False
     if not fits or not (parts.path.strip("/") or "0").isdecimal():
         raise ValueError("give it as redis://[user:password@]host[:port][/database], or rediss:// for TLS")
+    return given
+
+
+def _networks(given: str) -> str:
+    networks(given)
     return given
 
 
@@ -74,6 +81,20 @@ class Settings(BaseModel):
     group_protocol: Annotated[str, Field(pattern="^(classic|consumer)$")] = "classic"
     #: Requests in flight over all lanes of a push worker.
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 1_000
+    #: A lane (a connection in a partition) holds so much in Redis; what comes on top waits in Kafka.
+    lane_deliveries: Annotated[int, Field(ge=1, le=10_000_000)] = LANE_DELIVERIES
+    lane_bytes: Annotated[int, Field(ge=1 << 20)] = LANE_BYTES
+    #: Development only: push to http:// addresses too.
+    allow_http: bool = False
+    #: Networks that may be called though they are not public, as CIDRs with commas between.
+    allowed_networks: Annotated[str, AfterValidator(_networks)] = ""
+    #: Push to other ports than 443 and 8443.
+    any_port: bool = False
+
+    @property
+    def policy(self) -> Policy:
+        """What may be called."""
+        return Policy(self.allow_http, networks(self.allowed_networks), self.any_port)
 
 
 def settings() -> Settings:

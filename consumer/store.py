@@ -103,6 +103,11 @@ class Store:
         self._connection += 1
         connection.on_connect()
 
+    @property
+    def connection(self) -> int:
+        """The connection in use, by number. Before a new one, Redis may have died and lost what came last."""
+        return self._connection
+
     def close(self) -> None:
         self._redis.close()
 
@@ -197,6 +202,13 @@ class Store:
 def text(reply: bytes | str | int) -> str:
     """A reply's element as text."""
     return reply.decode() if isinstance(reply, bytes) else str(reply)
+
+
+def pairs(reply: Sequence[Any]) -> list[tuple[bytes, float]]:
+    """A reply WITHSCORES: members and scores, nested (RESP3) or flat (RESP2)."""
+    if reply and isinstance(reply[0], list | tuple):
+        return [(member, float(score)) for member, score in reply]
+    return [(member, float(score)) for member, score in zip(reply[::2], reply[1::2], strict=True)]
 
 
 def _texts(reply: Any) -> dict[str, str]:

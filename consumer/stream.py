@@ -127,7 +127,7 @@ class Stream:
             raise StreamFailed(self._failed)
         if first is None:
             return []
-        return [_record(m) for m in (first, *rest) if self._judge(m.error())]
+        return [record_of(m) for m in (first, *rest) if self._judge(m.error())]
 
     def seek(self, partition: int, offset: int) -> None:
         """Read on from `offset`. Records already handed out are the caller's to drop."""
@@ -256,14 +256,14 @@ def _read_all(consumer: Consumer, topic: str, starts: Mapping[int, int] | None) 
         error = message.error()
         if error is None:
             if message.partition() in unfinished:
-                yield _record(message)
+                yield record_of(message)
         elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the binding's public constant
             unfinished.discard(message.partition())
         elif error.fatal() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise StreamFailed(f"reading {topic} failed: {error.str()}")
 
 
-def _record(message: Any) -> Record:
+def record_of(message: Any) -> Record:
     headers: Iterable[tuple[str, Any]] = message.headers() or ()
     return Record(
         message.topic(),

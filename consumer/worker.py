@@ -8,7 +8,7 @@ then the replies are obeyed. What differs between push and collect is a Half.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from consumer import connection_sets, intake, log, metrics
 from consumer.intake import Accepted, Fenced, Lost, Moved, StaleSet
@@ -51,11 +51,14 @@ class Worker:
         planner: Planner,
         half: Half,
         ownership: Ownership,
+        caps: tuple[int, int] = (intake.LANE_DELIVERIES, intake.LANE_BYTES),
     ) -> None:
+        """`caps`: deliveries and bytes a lane may hold."""
         self._service, self._store = service, store
         self._keys, self._topics, self._partitions = keys, topics, partitions
         self._half, self._ownership = half, ownership
-        self._offers = Offers(self._send, out, keys, topics, partitions, planner, service.stopping.is_set)
+        stopping = service.stopping.is_set
+        self._offers = Offers(self._send, out, keys, topics, partitions, planner, stopping, caps)
         self._owned = ownership.owned
         self._commit_at = self._look_at = 0.0
         self._refused_since: float | None = None
@@ -182,9 +185,9 @@ class Worker:
         if self._owned.get(owned.partition) is not owned:
             return  # the settle before it found that Redis went back: taken anew, read again
         match intake.accepted(reply):
-            case Accepted(verdicts, marks):
+            case Accepted(verdicts, marks, parked):
                 owned.marks = max(owned.marks, marks)
-                self._accepted(offer, verdicts, sent)
+                self._accepted(offer, verdicts, parked, sent)
             case Fenced(epoch):
                 self._fenced(stream, owned, epoch)
             case Moved(next_offset):
@@ -196,13 +199,13 @@ class Worker:
             case Lost():
                 raise Stop(self._ownership.lost_line(owned.partition))
 
-    def _accepted(self, offer: Offer, verdicts: str, sent: float) -> None:
+    def _accepted(self, offer: Offer, verdicts: str, parked: Mapping[str, int], sent: float) -> None:
         owned = offer.owned
         for _ in offer.records:
             owned.backlog.popleft()
         owned.confirm(offer.records[-1].next_offset, sent, time.monotonic())
         owned.lease_until = max(owned.lease_until, sent + intake.LEASE_MS / 1000)
-        self._half.accepted(owned, offer.plan.entries, verdicts)
+        self._half.accepted(owned, offer.plan.entries, verdicts, parked)
         metrics.CONSUMED.inc(len(offer.records))
         metrics.DUPLICATES.inc(verdicts.count(intake.Verdict.DUPLICATE))
         metrics.DEAD_LETTERS.labels("undecodable").inc(len(offer.plan.dead))

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from schemas import grammar
 from schemas.base import Model
-from schemas.grammar import Filled, Secret
+from schemas.grammar import Referring, Secret
 
 
 class NoAuth(Model):
@@ -27,7 +27,9 @@ class QueryKey(Model):
     """A key in the query. Servers log addresses: only for receivers that know nothing else."""
 
     kind: Literal["query"]
-    name: Filled
+    name: Annotated[
+        str, grammar.matching(r"[A-Za-z0-9_.~\[\]-]{1,64}", "a name in a query is letters, digits and ._~-[]")
+    ]
     value: Secret
 
 
@@ -35,7 +37,7 @@ class Basic(Model):
     """RFC 7617; both are encoded as UTF-8."""
 
     kind: Literal["basic"]
-    username: Filled
+    username: Referring
     password: Secret
 
 
@@ -50,11 +52,11 @@ class ClientCredentials(Model):
     """OAuth2 client credentials (RFC 6749, 4.4); the token is fetched anew before it expires."""
 
     kind: Literal["oauth2"]
-    token_url: grammar.Url
-    client_id: Filled
+    token_url: grammar.FixedUrl
+    client_id: Referring
     client_secret: Secret
-    scope: Filled | None = None
-    audience: Filled | None = None
+    scope: Referring | None = None
+    audience: Referring | None = None
     #: Where the client's own credential stands in the token request: RFC 6749, 2.3.1.
     client_auth: Literal["basic", "body"] = "basic"
 
@@ -63,13 +65,13 @@ class SignedAssertion(Model):
     """OAuth2 with a signed assertion (RFC 7523, 2.1): Google's service accounts, Salesforce's JWT flow."""
 
     kind: Literal["oauth2_assertion"]
-    token_url: grammar.Url
-    issuer: Filled
+    token_url: grammar.FixedUrl
+    issuer: Referring
     #: PEM of the private key (RS256).
     private_key: Secret
-    audience: Filled | None = None
-    subject: Filled | None = None
-    scope: Filled | None = None
+    audience: Referring | None = None
+    subject: Referring | None = None
+    scope: Referring | None = None
 
 
 Auth = Annotated[
@@ -102,6 +104,32 @@ class StandardWebhooks(Model):
 
 
 Signature = Annotated[Hmac | StandardWebhooks, Field(discriminator="kind")]
+
+
+def headers_of(
+    given: NoAuth
+    | HeaderKey
+    | QueryKey
+    | Basic
+    | Bearer
+    | ClientCredentials
+    | SignedAssertion
+    | Hmac
+    | StandardWebhooks
+    | None,
+) -> tuple[str, ...]:
+    """The headers it writes itself, so that nobody else may."""
+    match given:
+        case HeaderKey():
+            return (given.name,)
+        case Basic() | Bearer() | ClientCredentials() | SignedAssertion():
+            return ("Authorization",)
+        case Hmac():
+            return (given.header, given.timestamp_header) if given.timestamp_header else (given.header,)
+        case StandardWebhooks():
+            return ("webhook-id", "webhook-timestamp", "webhook-signature")
+        case NoAuth() | QueryKey() | None:
+            return ()
 
 
 class ClientCertificate(Model):

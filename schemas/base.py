@@ -15,6 +15,8 @@ from schemas.mapping import FieldRule
 
 #: pydantic's name for an error between members that are each right.
 CROSSING = "crossing"
+#: The same, where only the models judge it: its context says where inside the model it stands.
+MISFIT = "misfit"
 
 
 class Model(BaseModel):
@@ -51,7 +53,13 @@ class ConnectionBase(Model):
 
 def crossing(message: str) -> PydanticCustomError:
     """An error between members that are each right, in words for people."""
-    return PydanticCustomError(CROSSING, "{message}", {"message": message})
+    told = {"what": "its members do not go together", "remedy": message}
+    return PydanticCustomError(CROSSING, "{remedy}", told)
+
+
+def misfit(what: str, remedy: str, *at: str | int) -> PydanticCustomError:
+    """An error between members that are each right. `at`: the way from the model to where it stands."""
+    return PydanticCustomError(MISFIT, "{what}; {remedy}", {"what": what, "remedy": remedy, "at": at})
 
 
 def doubled(names: Iterable[str]) -> list[str]:

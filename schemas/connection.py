@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, model_validator
 from schemas import grammar
 from schemas.base import CROSSING, ConnectionBase, Model, crossing, doubled
 from schemas.grammar import Filled, Flag, Line, Seconds, Secret, Whole
-from schemas.push import RETRY_SECONDS, HttpConnection, Idempotency, PushBase, PushConnection
+from schemas.push import RETRY_SECONDS, HttpConnection, Idempotency, Limits, PushBase, PushConnection
 
 __all__ = [
     "CROSSING",
@@ -131,6 +131,17 @@ class ConnectionSet(Model):
         names = doubled(connection.name for account in self.accounts for connection in account.connections)
         if accounts or names:
             raise ValueError(f"given twice: {', '.join(accounts + names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> ConnectionSet:
+        stated: dict[str, Limits] = {}
+        for account in self.accounts:
+            for connection in account.connections:
+                if isinstance(connection, PushBase):
+                    name = connection.shared_as
+                    if stated.setdefault(name, connection.limits) != connection.limits:
+                        raise ValueError(f"connections of one credential state other limits: {name}")
         return self
 
     def definition(self) -> str:

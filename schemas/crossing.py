@@ -7,7 +7,8 @@ its members are right, and every error is to be told at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import parse_qsl
 
 from schemas.connection import REFERENCE, Idempotency
@@ -21,7 +22,20 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _SECRET_VALUE = re.compile(r"\s*(bearer|basic|digest|token)\s+\S", re.IGNORECASE)
+#: What a template takes from the referral, and what is left to be a secret.
+_FIELD = re.compile(r"\{[^{}]*\}")
+_OWN = re.compile(r"\w")
 _BY_REFERENCE = "keep it out of the file: ${env:NAME} or ${file:/run/secrets/x}"
+
+_BEARER = '{kind: bearer, token: "${env:NAME}"}'
+#: How each vendor's API knows who calls, where it is not for the advertiser to say.
+_LOGINS = {
+    "mailchimp": '{kind: basic, username: any, password: "${env:NAME}"}',
+    "salesforce": "{kind: oauth2, …}",
+    "hubspot": _BEARER,
+    "meta_custom_audience": _BEARER,
+    "google_customer_match": "{kind: oauth2_assertion, …}",
+}
 
 #: A text and where it stands: line and path.
 _Named = tuple[str, int, str]
@@ -34,10 +48,11 @@ def within(root: Node, file: str) -> list[Problem]:
 
 
 def between(files: Sequence[tuple[str, Node]]) -> list[Problem]:
-    """Accounts and connection names given more than once over all files."""
+    """What one file cannot break alone: names given more than once, limits of one credential."""
     accounts = [(file, named) for file, root in files for named in _texts([(root, "")], "account")]
     names = [(file, named) for file, root in files for named in _connection_names(root)]
-    return [*_twice(accounts, "this account"), *_twice(names, "a connection of this name")]
+    twice = [*_twice(accounts, "this account"), *_twice(names, "a connection of this name")]
+    return [*twice, *_limits(files)]
 
 
 def _twice(given: list[tuple[str, _Named]], what: str) -> Iterator[Problem]:
@@ -50,6 +65,24 @@ def _twice(given: list[tuple[str, _Named]], what: str) -> Iterator[Problem]:
             )
         else:
             first[text] = (file, line)
+
+
+def _limits(files: Sequence[tuple[str, Node]]) -> Iterator[Problem]:
+    """Connections that share a credential, by its name or as the one of that name, and differ in limits."""
+    first: dict[str, tuple[str, int, Mapping[str, Any]]] = {}
+    for file, root in files:
+        for where, node in _connections(root):
+            kind, limits = node.member("kind"), (node.members or {}).get("limits")
+            if kind is None or kind.plain in {"sftp", "email"}:
+                continue
+            own = [(node, where)]
+            names = [text for text, _, _ in (*_texts(own, "credential"), *_texts(own, "name"))]
+            line, stated = (limits[0], limits[1].value()) if limits is not None else (node.line, {})
+            at_file, at_line, there = first.setdefault(names[0] if names else "", (file, line, stated))
+            if names and there != stated:
+                what = f"other limits stand in {at_file}:{at_line} for the same credential"
+                remedy = "state the same limits wherever it is used"
+                yield Problem(file, line, join(where, "limits"), what, remedy)
 
 
 def _connection_names(root: Node) -> Iterator[_Named]:
@@ -71,6 +104,7 @@ def _connection(node: Node, where: str) -> Iterator[_Fault]:
     yield from _same(_recipients(node, where), "this recipient stands twice", "keep one")
     yield from _same(_headers(node, where), "this header is given twice", "keep one")
     yield from _credentials(node, where)
+    yield from _logins(node, where)
     yield from _secrets(node, where)
 
 
@@ -119,26 +153,51 @@ def _credentials(node: Node, where: str) -> Iterator[_Fault]:
         yield node.line, where, what, "give one of them, as a ${env:NAME} or ${file:/run/secrets/x} reference"
 
 
+def _logins(node: Node, where: str) -> Iterator[_Fault]:
+    """A vendor's API without a login answers nobody; a server of one's own, at `base_url`, may."""
+    kind, auth = node.member("kind"), node.member("auth")
+    login = None if kind is None or kind.kind != "text" else _LOGINS.get(kind.plain)
+    if login is None or node.member("base_url") is not None:
+        return
+    given = auth.member("kind") if auth is not None else None
+    if auth is None or (given is not None and given.plain == "none"):
+        yield node.line, join(where, "auth"), "is missing", f"add auth: {login}"
+
+
 def _secrets(node: Node, where: str) -> Iterator[_Fault]:
     headers = node.member("headers")
     for name, (line, value) in ((headers.members if headers else None) or {}).items():
         if _is_secret(name, value):
             yield line, join(f"{where}.headers", name), "holds a secret in plain text", _BY_REFERENCE
-    for index, item in enumerate(_items(node, "fields")):
-        name_node, constant = item.member("name"), item.member("constant")
-        if name_node and constant and _is_secret(str(name_node.plain), constant):
-            place = f"{where}.fields[{index}].constant"
-            yield constant.line, place, "holds a secret in plain text", "send it as a header, by reference"
-    for text, line, place in _texts([(node, where)], "url"):
+    removal = node.member("removal")
+    for holder, place in ((node, where), *(((removal, join(where, "removal")),) if removal else ())):
+        for index, item in enumerate(_items(holder, "fields")):
+            name_node, constant = item.member("name"), item.member("constant")
+            if name_node and constant and _is_secret(str(name_node.plain), constant):
+                inner = f"{place}.fields[{index}].constant"
+                yield constant.line, inner, "holds a secret in plain text", "send it by auth, by reference"
+    for text, line, place in _addresses(node, where):
         query = text.partition("?")[2].partition("#")[0]
-        if any(_SECRET_NAME.search(name) for name, _ in parse_qsl(query)):
-            yield line, place, "the address holds a secret", "send it as a header, by reference"
+        if any(
+            _SECRET_NAME.search(name) and _OWN.search(_FIELD.sub("", value))
+            for name, value in parse_qsl(query)
+        ):
+            yield line, place, "the address holds a secret", "send it by auth, by reference"
+
+
+def _addresses(node: Node, where: str) -> Iterator[_Named]:
+    for member in ("url", "base_url", "instance_url"):
+        yield from _texts([(node, where)], member)
+    for inner, member in (("removal", "url"), ("auth", "token_url")):
+        if (held := node.member(inner)) is not None:
+            yield from _texts([(held, join(where, inner))], member)
 
 
 def _is_secret(name: str, value: Node) -> bool:
     if value.kind in {"list", "mapping", "nothing"} or REFERENCE.search(str(value.plain)):
         return False
-    return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.match(str(value.plain)))
+    own = bool(_OWN.search(_FIELD.sub("", str(value.plain))))
+    return own and bool(_SECRET_NAME.search(name) or _SECRET_VALUE.match(str(value.plain)))
 
 
 def _items(node: Node, name: str) -> Sequence[Node]:

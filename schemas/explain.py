@@ -9,28 +9,47 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from schemas.connection import (
-    CROSSING,
-    Account,
-    CsvFormat,
-    EmailConnection,
-    HttpConnection,
-    Idempotency,
-    Schedule,
-    SftpConnection,
-)
+from schemas import auth, push
+from schemas.base import CROSSING, MISFIT
+from schemas.connection import Account, CsvFormat, EmailConnection, Schedule, SftpConnection
 from schemas.mapping import FieldRule, ValueRule
 from schemas.problem import Problem, join
 from schemas.yaml_lines import Node
 
 _KINDS: Mapping[str, type[BaseModel]] = {
-    "http": HttpConnection,
+    "http": push.HttpConnection,
+    "mailchimp": push.MailchimpConnection,
+    "salesforce": push.SalesforceConnection,
+    "hubspot": push.HubspotConnection,
+    "meta_custom_audience": push.MetaAudienceConnection,
+    "google_customer_match": push.GoogleAudienceConnection,
     "sftp": SftpConnection,
     "email": EmailConnection,
 }
+_AUTH: Mapping[str, type[BaseModel]] = {
+    "none": auth.NoAuth,
+    "header": auth.HeaderKey,
+    "query": auth.QueryKey,
+    "basic": auth.Basic,
+    "bearer": auth.Bearer,
+    "oauth2": auth.ClientCredentials,
+    "oauth2_assertion": auth.SignedAssertion,
+}
+_SIGNATURES: Mapping[str, type[BaseModel]] = {
+    "hmac": auth.Hmac,
+    "standard_webhooks": auth.StandardWebhooks,
+}
+#: The kinds there are of what is told apart by `kind`, by the member that holds it.
+_KINDS_OF = {"auth": _AUTH, "signature": _SIGNATURES}
 _MODELS: Mapping[str, type[BaseModel]] = {
     **_KINDS,
-    "idempotency": Idempotency,
+    **_AUTH,
+    **_SIGNATURES,
+    "client_certificate": auth.ClientCertificate,
+    "limits": push.Limits,
+    "idempotency": push.Idempotency,
+    "responses": push.ResponseRule,
+    "removal": push.Removal,
     "schedule": Schedule,
     "file": CsvFormat,
     "fields": FieldRule,
@@ -75,21 +94,22 @@ def problem(fault: ErrorDetails, root: Node, file: str) -> Problem | None:
     faults of their own.
     """
     node, line, where = root, root.line, ""
-    for step in fault["loc"]:
+    kind, context = fault["type"], fault.get("ctx", {})
+    for step in (*fault["loc"], *(context["at"] if kind == MISFIT else ())):
         if isinstance(step, int) and node.items and step < len(node.items):
             node = node.items[step]
             line, where = node.line, f"{where}[{step}]"
         elif isinstance(step, str) and node.members and step in node.members:
             line, node = node.members[step]
             where = join(where, step)
-    kind, context = fault["type"], fault.get("ctx", {})
     if kind == "missing":
         name = str(fault["loc"][-1])
         return Problem(file, line, join(where, name), "is missing", f"add {name}: …")
     if kind in {"union_tag_not_found", "union_tag_invalid"}:
         given = node.members.get("kind") if node.members else None
         line = given[0] if given else line
-        return Problem(file, line, join(where, "kind"), *_kind(given[1] if given else None))
+        kinds = _KINDS_OF.get(str(fault["loc"][-1]), _KINDS)
+        return Problem(file, line, join(where, "kind"), *_kind(given[1] if given else None, kinds))
     if kind == "too_short" and len(node.items or ()) > context["actual_length"]:
         return None
     says = _wrong_type(_WANTED[kind], node) if kind in _WANTED else _say(fault, context)
@@ -108,8 +128,8 @@ def _say(fault: ErrorDetails, context: Mapping[str, Any]) -> tuple[str, str]:
         return says.format(f"{context[limit]:,}"), "change it"
     if kind == "value_error":
         return "cannot be used", str(context["error"])
-    if kind == CROSSING:
-        return "its members do not go together", fault["msg"]
+    if kind in {MISFIT, CROSSING}:
+        return context["what"], context["remedy"]
     return "cannot be used", "see deploy/connections.example for what stands here"
 
 
@@ -122,11 +142,16 @@ def _wrong_type(wanted: str, node: Node) -> tuple[str, str]:
     return what, f"write {wanted}"
 
 
-def _kind(given: Node | None) -> tuple[str, str]:
+def _kind(given: Node | None, kinds: Mapping[str, type[BaseModel]]) -> tuple[str, str]:
     if given is None:
-        return "is missing", "add kind: http, kind: sftp or kind: email"
-    near = _near(str(given.plain), _KINDS)
-    return "must be http, sftp or email", f"did you mean {near}?" if near else "write one of these"
+        return "is missing", f"add kind: {_listed(kinds, 'or')}"
+    near = _near(str(given.plain), kinds)
+    return f"must be {_listed(kinds, 'or')}", f"did you mean {near}?" if near else "write one of these"
+
+
+def _listed(names: Iterable[str], last: str) -> str:
+    *others, final = names
+    return f"{', '.join(others)} {last} {final}" if others else final
 
 
 def _instead(name: str, loc: tuple[int | str, ...]) -> str:
@@ -140,7 +165,7 @@ def _instead(name: str, loc: tuple[int | str, ...]) -> str:
         return f"did you mean {near}?"
     having = [kind for kind, other in _KINDS.items() if name in _names(other)]
     if having and model in _KINDS.values():
-        return f"only {' and '.join(having)} connections have it: remove it"
+        return f"only {_listed(having, 'and')} connections have it: remove it"
     return f"the members here are {', '.join(_names(model))}"
 
 

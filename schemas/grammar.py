@@ -84,6 +84,18 @@ def _url(value: str) -> str:
     return value
 
 
+def _fixed(value: str) -> str:
+    if set("{}") & set(_url(value)):
+        raise ValueError("nothing stands in for a part of this address: write it out, without braces")
+    return value
+
+
+def _base(value: str) -> str:
+    if "?" in _fixed(value):
+        raise ValueError("paths are put behind this address: leave its query (?…) out")
+    return value
+
+
 def _mailbox(value: str) -> str:
     local = value.partition("@")[0]
     if not _MAILBOX.fullmatch(value) or len(value) > 254 or len(local) > 64:
@@ -100,6 +112,12 @@ def _one_line(value: str) -> str:
 def _filled(value: str) -> str:
     if not _one_line(value).strip():
         raise ValueError("must not be empty")
+    return value
+
+
+def _referring(value: str) -> str:
+    if "${" in _WHOLE_REFERENCE.sub("", _filled(value)):
+        raise ValueError("a reference is written ${env:NAME} or ${file:/run/secrets/x}")
     return value
 
 
@@ -156,13 +174,31 @@ def _secret(value: str) -> str:
     return value
 
 
+def matching(pattern: str, says: str) -> AfterValidator:
+    """A check that the whole text has one form; `says` tells people which."""
+    form = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not form.fullmatch(value):
+            raise ValueError(says)
+        return value
+
+    return AfterValidator(check)
+
+
 Name = Annotated[str, AfterValidator(_name)]
 AccountId = Annotated[str, AfterValidator(_account)]
 Line = Annotated[str, Field(max_length=512), AfterValidator(_one_line)]
 Filled = Annotated[str, Field(max_length=512), AfterValidator(_filled)]
+#: Text that may hold references.
+Referring = Annotated[str, Field(max_length=512), AfterValidator(_referring)]
 Secret = Annotated[str, AfterValidator(_secret)]
 Mailbox = Annotated[str, AfterValidator(_mailbox)]
+#: An address in which fields of the referral may stand.
 Url = Annotated[str, AfterValidator(_url)]
+#: An address as it is written, and one that paths are put behind.
+FixedUrl = Annotated[str, AfterValidator(_fixed)]
+BaseUrl = Annotated[str, AfterValidator(_base)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, Field(max_length=2048), AfterValidator(_header_value)]
 Host = Annotated[str, AfterValidator(_host)]

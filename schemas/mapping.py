@@ -2,64 +2,46 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from schemas.referral import CampaignType, Referral, definition
+from schemas import formats, grammar, pattern, sources
+from schemas.referral import Referral
+from schemas.sources import DATES, TIMES
 
-#: Every field upstream can send, by its Avro name.
-KNOWN = frozenset(field["name"] for field in definition()["fields"])
-
-#: Fields that say who a person is: they leave only where the campaign type allows it.
-PERSONAL = frozenset(
-    field["name"] for field in definition()["fields"] if "Personal data." in field.get("doc", "")
-) | {"answers", "consent", "attributes"}
-
-#: Who the partner is: leaves only where the connection may see it.
-PARTNER = frozenset({"partner_id", "source", "confirmation_ref"})
-
-#: Fields a rule names a part of, as `<field>.<part>`.
-NESTED = frozenset({"attributes", "answers", "consent"})
-
-#: The parts `consent` has; those of the other two are upstream's.
-CONSENT = frozenset(
-    part["name"]
-    for field in definition()["fields"]
-    if field["name"] == "consent"
-    for branch in field["type"]
-    if isinstance(branch, dict)
-    for part in branch["fields"]
-)
-
-#: Campaign types whose referrals may carry personal data.
-MAY_IDENTIFY = frozenset({CampaignType.EMAIL_SUBSCRIPTION, CampaignType.LEAD})
-
-Value = str | int | bool | None
+#: A float only where `type: number` asks for one and it keeps every digit.
+Value = str | int | float | bool | None
 
 
 class ValueRule(BaseModel):
-    """One custom value: the first rule that matches wins. Matching ignores case and outer blanks."""
+    """One custom value: the first rule that matches wins. Matching ignores case and outer blanks.
+
+    `regex`: a Python regular expression found anywhere in the value: ^ and $ stand for its two ends.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     equal: str | None = None
     contains: str | None = None
+    regex: Annotated[str, AfterValidator(pattern.check)] | None = None
     value: str
 
     @model_validator(mode="after")
     def _one_condition(self) -> ValueRule:
-        if (self.equal is None) == (self.contains is None):
-            raise ValueError("give either equal or contains")
-        if not (self.equal or self.contains or "").strip():
+        given = [text for text in (self.equal, self.contains, self.regex) if text is not None]
+        if len(given) != 1:
+            raise ValueError("give one of equal, contains and regex")
+        if not given[0].strip():
             raise ValueError("a rule for blank values is written as empty, beside the rules")
         return self
 
     def matches(self, text: str) -> bool:
+        if self.regex is not None:
+            return pattern.found(self.regex, text.strip())
         given = text.strip().casefold()
         if self.equal is not None:
             return given == self.equal.strip().casefold()
@@ -71,6 +53,8 @@ class FieldRule(BaseModel):
 
     {name: sex, from: gender, rules: [{equal: M, value: Male}], empty: Unknown, other: Other}
     {name: origin, constant: marketplace}
+    {name: signed_up, from: opted_in_at, format: "%d/%m/%Y %H:%M", zone: Europe/Paris}
+    {name: price, from: bid_price, decimals: 2, type: number}
 
     `from` is a field of the referral, `attributes.<key>` or `answers.<question_id>`.
     `values: {M: Male}` is short for a list of `equal` rules.
@@ -86,6 +70,14 @@ class FieldRule(BaseModel):
     empty: str | None = None
     #: What stands for a value no rule matches; without it the value itself.
     other: str | None = None
+    #: A date or time as strftime's directives spell it; times in `zone`, by default UTC.
+    format: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    zone: grammar.Zone | None = None
+    #: A number with exactly so many decimals, half up.
+    decimals: Annotated[grammar.Whole, Field(ge=0, le=6)] | None = None
+    #: What the value is in JSON, whatever it came from. Text that says no number or no boolean stays
+    #: text, and so does a number with more digits than every JSON reader keeps: ids stay whole.
+    type: Literal["text", "number", "boolean"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -109,33 +101,34 @@ class FieldRule(BaseModel):
         if (self.source is None) == (self.constant is None):
             raise ValueError("give either from or constant")
         if self.source is not None:
-            _check_source(self.source)
+            sources.check(self.source)
+        self._check_format()
         return self
 
-
-def _check_source(source: str) -> None:
-    head, dot, rest = source.partition(".")
-    if head in NESTED and not rest:
-        raise ValueError(f"say which part of {head}: {head}.<name>")
-    if head == "consent" and rest not in CONSENT:
-        raise ValueError(f"consent has the parts {', '.join(sorted(CONSENT))}")
-    if head not in KNOWN or (dot and head not in NESTED):
-        near = difflib.get_close_matches(head, KNOWN, n=1)
-        hint = f"did you mean {near[0]}?" if near else "the fields are listed in avro/referral_event.v1.avsc"
-        raise ValueError(f"referrals have no field of this name: {hint}")
+    def _check_format(self) -> None:
+        moment = self.source in DATES | TIMES
+        if self.format is not None and not moment:
+            raise ValueError(f"format is for dates and times: {', '.join(sorted(DATES | TIMES))}")
+        if self.format is not None:
+            formats.check(self.format, time=self.source in TIMES)
+        if self.zone is not None and (self.source not in TIMES or self.format is None):
+            raise ValueError("zone goes with the format of a time: leave it out")
+        if self.decimals is not None and (moment or self.source is None):
+            raise ValueError("decimals is for numbers: leave it out")
 
 
 def render(rules: Sequence[FieldRule], referral: Referral, *, partner_data: bool) -> list[tuple[str, Value]]:
     """The (name, value) pairs of `rules`, in their order.
 
     Values are text, int, bool or None; times are ISO 8601 in UTC, dates ISO 8601, money is text
-    (never a float), ids and postal codes stay text.
+    (never a float), ids and postal codes stay text: unless the rule says otherwise.
     """
-    may_identify = referral.campaign_type in MAY_IDENTIFY
-    return [
-        (rule.name, _value(rule, referral, may_identify=may_identify, partner_data=partner_data))
-        for rule in rules
-    ]
+    return [(rule.name, _typed(rule, _value(rule, referral, partner_data=partner_data))) for rule in rules]
+
+
+def source_text(source: str, referral: Referral, *, partner_data: bool) -> str:
+    """A field's value as text; empty where it is missing or may not leave."""
+    return text(_plain(sources.allowed(source, referral, partner_data=partner_data)))
 
 
 def text(value: Value) -> str:
@@ -144,38 +137,33 @@ def text(value: Value) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)
+    return format(Decimal(repr(value)), "f") if isinstance(value, float) else str(value)
 
 
-def _value(rule: FieldRule, referral: Referral, *, may_identify: bool, partner_data: bool) -> Value:
+def _value(rule: FieldRule, referral: Referral, *, partner_data: bool) -> Value:
     if rule.source is None:
         return rule.constant
-    head = rule.source.partition(".")[0]
-    if (head in PERSONAL and not may_identify) or (head in PARTNER and not partner_data):
-        return rule.empty
-    value = _plain(_look_up(rule.source, referral.fields))
+    given = sources.allowed(rule.source, referral, partner_data=partner_data)
+    value = _plain(given)
     if value is None or (isinstance(value, str) and not value.strip()):
         return rule.empty if rule.empty is not None else value
-    if not rule.rules and rule.other is None:
-        return value
-    given = text(value)
+    plain = text(value)
     for condition in rule.rules:
-        if condition.matches(given):
+        if condition.matches(plain):
             return condition.value
-    return rule.other if rule.other is not None else value
+    if rule.other is not None:
+        return rule.other
+    if rule.format is not None and isinstance(given, date):
+        return formats.moment(given, rule.format, rule.zone)
+    return value if rule.decimals is None else formats.rounded(plain, rule.decimals)
 
 
-def _look_up(source: str, fields: Mapping[str, Any]) -> Any:
-    head, dot, rest = source.partition(".")
-    value = fields.get(head)
-    if not dot or value is None:
+def _typed(rule: FieldRule, value: Value) -> Value:
+    if value is None or rule.type is None:
         return value
-    if head == "answers":
-        for answer in value:
-            if answer["question_id"] == rest:
-                return answer["answer_label"] or answer["answer_code"]
-        return None
-    return value.get(rest)
+    if rule.type == "number":
+        return formats.number(text(value))
+    return formats.boolean(text(value)) if rule.type == "boolean" else text(value)
 
 
 def _plain(value: Any) -> Value:

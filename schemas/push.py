@@ -1,27 +1,56 @@
-"""Connections that get each referral at once: requests to a CRM's API."""
+"""Connections that get each referral at once: any HTTP API here, kinds with an API of their own beside it."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from schemas import grammar
-from schemas.auth import Auth, ClientCertificate, NoAuth, Signature
-from schemas.base import ConnectionBase, Model, crossing, doubled
-from schemas.grammar import Filled, Flag, Seconds, Whole
+from schemas import grammar, paths, template
+from schemas.auth import Signature, headers_of
+from schemas.base import Model, crossing, doubled, misfit
+from schemas.crms import (
+    GoogleAudienceConnection,
+    HubspotConnection,
+    MailchimpConnection,
+    MetaAudienceConnection,
+    SalesforceConnection,
+)
+from schemas.grammar import Filled, Flag, Whole
 from schemas.mapping import FieldRule
+from schemas.push_base import RETRY_SECONDS, Limits, PushBase
 
-#: Attempts at 0, then 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h after the one before: about
-#: three days, the Standard Webhooks schedule.
-RETRY_SECONDS = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+__all__ = [
+    "RETRY_SECONDS",
+    "GoogleAudienceConnection",
+    "HttpConnection",
+    "HubspotConnection",
+    "Idempotency",
+    "Limits",
+    "MailchimpConnection",
+    "MetaAudienceConnection",
+    "PushBase",
+    "PushConnection",
+    "Removal",
+    "ResponseRule",
+    "SalesforceConnection",
+]
 
-#: One wait between two attempts: a week, what a Kafka topic keeps by default.
-_Wait = Annotated[Whole, Field(ge=1, le=604_800)]
-_Count = Annotated[Whole, Field(ge=1, le=100_000_000)]
-#: A JMESPath expression into an answer's JSON.
-_Path = Annotated[str, Field(min_length=1, max_length=200)]
+_Path = Annotated[str, Field(min_length=1), AfterValidator(paths.check)]
+_UrlTemplate = Annotated[grammar.Url, AfterValidator(template.check_url)]
+_HeaderTemplate = Annotated[grammar.HeaderValue, AfterValidator(template.check_header)]
+
+_STATUS = re.compile(r"[2-5]xx|([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?")
+
+
+def _status(value: str) -> str:
+    found = _STATUS.fullmatch(value)
+    if found is None or (found[2] is not None and found[1] > found[2]):
+        raise ValueError('write a status as "409", "4xx" or "400-499"')
+    return value
 
 
 class Idempotency(Model):
@@ -31,86 +60,70 @@ class Idempotency(Model):
     quoted: Flag = True
 
 
-class Limits(Model):
-    """What the receiver allows a credential, over all workers and all connections that use it."""
-
-    per_second: _Count | None = None
-    per_minute: _Count | None = None
-    per_hour: _Count | None = None
-    per_day: _Count | None = None
-    #: Requests at the same time.
-    connections: Annotated[Whole, Field(ge=1, le=10_000)] | None = None
-
-
 class ResponseRule(Model):
-    """One rule for answers; the first that matches decides, before the defaults.
+    """One rule for the answers to a delivery; the first that matches decides, before the defaults.
 
-    `status`: `200`, `2xx` or `400-499`. `json` with `equal`, `contains` or neither (then: it is there
-    and neither null nor false); `text`: it is somewhere in the body. Both look at the first 64 KiB.
+    All conditions it states must hold. `status`: `"200"`, `"2xx"` or `"400-499"`. `json`: a JMESPath
+    expression into the body, with `equal` (a text, letter by letter, a whole number or a boolean), with
+    `contains` (part of the text there, or one of the texts of the list there, in upper or lower case), or
+    with neither: then something stands there, not null, false or empty. `text`: it stands somewhere in the
+    body, in upper or lower case. A body longer than 64 KiB, or cut short, meets no `json`.
+
+    Where any rule says `is: delivered`, success is what such a rule says: a 2xx that no rule matches is
+    tried again.
     """
 
-    status: Annotated[str, Field(pattern=r"^([2-5]xx|[1-5][0-9]{2}(-[1-5][0-9]{2})?)$")] | None = None
+    #: A stored definition has the members' own names, a file their aliases.
+    model_config = ConfigDict(populate_by_name=True)
+
+    status: Annotated[str, AfterValidator(_status)] | None = None
     json_path: Annotated[_Path | None, Field(alias="json")] = None
-    equal: str | Flag | Whole | None = None
+    equal: Annotated[str, Field(max_length=512)] | Flag | Whole | None = None
     contains: Filled | None = None
     text: Filled | None = None
     verdict: Annotated[Literal["delivered", "duplicate", "rejected", "retry", "pause"], Field(alias="is")]
 
-
-class PushBase(ConnectionBase):
-    """What every pushed kind has."""
-
-    kind: str
-    auth: Auth = NoAuth()
-    client_certificate: ClientCertificate | None = None
-    #: Whose limits it shares; by default its own. Connections of one credential state the same limits.
-    credential: grammar.Name | None = None
-    limits: Limits = Limits()
-    timeout: Seconds = 20.0
-    retry_seconds: Annotated[tuple[_Wait, ...], Field(max_length=50)] = RETRY_SECONDS
-    #: Requests at the same time by one worker.
-    max_in_flight: Annotated[Whole, Field(ge=1, le=1_000)] = 16
-    #: Seconds the receiver remembers an idempotency key.
-    key_ttl: Annotated[Whole, Field(ge=60, le=31_536_000)] = 86_400
-    #: The receiver recognises a repeat by itself, however late.
-    upsert: Flag = False
-    #: Once its key may be forgotten, a delivery with an attempt nobody knows the end of is UNCERTAIN:
-    #: try on (at least once), or wait for a person (at most once).
-    on_uncertain: Literal["retry", "hold"] = "hold"
-
-    @property
-    def horizon(self) -> timedelta:
-        """From the first attempt to the last."""
-        return timedelta(seconds=sum(self.retry_seconds))
-
-    @property
-    def address(self) -> str:
-        """Where its requests go, path and query included."""
-        raise NotImplementedError
-
-    @property
-    def shared_as(self) -> str:
-        """The name under which its limits are kept."""
-        return self.credential or self.name
+    @model_validator(mode="after")
+    def _can_match(self) -> ResponseRule:
+        if self.status is None and self.json_path is None and self.text is None:
+            raise ValueError("say when the rule applies: status, json or text")
+        if self.json_path is None and (self.equal is not None or self.contains is not None):
+            raise ValueError("equal and contains look at what json leads to: add json, or use text")
+        if self.equal is not None and self.contains is not None:
+            raise ValueError("give either equal or contains")
+        return self
 
 
 class Removal(Model):
-    """How the receiver is told to forget a person it already got. Templates as in `url`."""
+    """How the receiver is told to forget a person it already got; 404 and 410 mean it has nobody such.
 
-    url: grammar.Url
+    The connection's headers, key and signature go with it; its rules for answers do not apply.
+    """
+
+    url: _UrlTemplate
     method: Literal["POST", "PUT", "PATCH", "DELETE"] = "DELETE"
     #: The body's members; none, and the request has no body.
     fields: Annotated[tuple[FieldRule, ...], Field(max_length=50)] = ()
 
+    @model_validator(mode="after")
+    def _members_differ(self) -> Removal:
+        if doubled(rule.name for rule in self.fields):
+            raise misfit("two fields have the same name", "rename one", "fields")
+        return self
+
 
 class HttpConnection(PushBase):
-    """One request per referral to any HTTP API."""
+    """One request per referral to any HTTP API.
+
+    In `url` and `headers`, `{email}` stands for the referral's field and `{{` for a brace. A value is
+    percent-encoded in an address. In a path it must be there; in a header it must be ASCII: else that
+    referral is rejected.
+    """
 
     kind: Literal["http"]
-    #: `{field}` stands for the referral's field, percent-encoded.
-    url: grammar.Url
+    url: _UrlTemplate
     method: Literal["POST", "PUT", "PATCH"] = "POST"
-    headers: Annotated[dict[grammar.HeaderName, grammar.HeaderValue], Field(max_length=32)] = Field(
+    headers: Annotated[dict[grammar.HeaderName, _HeaderTemplate], Field(max_length=32)] = Field(
         default_factory=dict
     )
     body: Literal["json", "form"] = "json"
@@ -124,93 +137,58 @@ class HttpConnection(PushBase):
     removal: Removal | None = None
 
     @model_validator(mode="after")
-    def _headers_differ(self) -> HttpConnection:
+    def _members_agree(self) -> HttpConnection:
         if doubled(name.lower() for name in (*self.headers, self.idempotency.header)):
             raise crossing("a header is given twice: keep one")
+        fault = self._written_twice() or self._cannot_nest()
+        if fault is not None:
+            raise fault
         return self
+
+    def _written_twice(self) -> PydanticCustomError | None:
+        taken: dict[str, str] = {}
+        for member, given in (("auth", self.auth), ("signature", self.signature)):
+            for name in (name.lower() for name in headers_of(given)):
+                if name in taken:
+                    what = f"{taken[name]} and {member} write the same header"
+                    return misfit(what, "give one of them another header", member)
+                taken[name] = member
+        for name in self.headers:
+            if name.lower() in taken:
+                what = f"{taken[name.lower()]} writes this header"
+                return misfit(what, "leave it out here", "headers", name)
+        if self.idempotency.header.lower() in taken:
+            what = f"{taken[self.idempotency.header.lower()]} writes the header of the key"
+            return misfit(what, "give idempotency another header", "idempotency")
+        return None
+
+    def _cannot_nest(self) -> PydanticCustomError | None:
+        if not self.nested:
+            return None
+        if self.body != "json":
+            return misfit("a form has no objects in it", "use body: json, or leave nested out", "nested")
+        removal = self.removal.fields if self.removal is not None else ()
+        return nesting(self.fields, "fields") or nesting(removal, "removal", "fields")
+
+    @property
+    def takes_back(self) -> bool:
+        return self.removal is not None
 
     @property
     def address(self) -> str:
         return self.url
 
 
-class MailchimpConnection(PushBase):
-    """Members of a Mailchimp audience: PUT by subscriber hash, never subscribing anyone again."""
-
-    kind: Literal["mailchimp"]
-    #: The data centre at the end of the API key, such as us21.
-    data_center: Annotated[str, Field(pattern=r"^[a-z]{2}[0-9]{1,3}$")]
-    list_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9]{1,32}$")]
-    #: For people the audience does not have yet: at once, or after they confirm by mail.
-    status_if_new: Literal["subscribed", "pending"] = "pending"
-    #: Archive the member when the referral is withdrawn or erased.
-    remove: Flag = False
-    #: Where the API is, for a test server.
-    base_url: grammar.Url | None = None
-
-    @property
-    def address(self) -> str:
-        return self.base_url or f"https://{self.data_center}.api.mailchimp.com/3.0"
-
-
-class SalesforceConnection(PushBase):
-    """Records of one Salesforce object, upserted by an external id."""
-
-    kind: Literal["salesforce"]
-    instance_url: grammar.Url
-    api_version: Annotated[str, Field(pattern=r"^v[0-9]{2}\.0$")] = "v62.0"
-    object: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")] = "Lead"
-    #: The external id field; one of `fields` fills it.
-    external_id: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")]
-    remove: Flag = False
-
-    @property
-    def address(self) -> str:
-        return self.instance_url
-
-
-class HubspotConnection(PushBase):
-    """HubSpot contacts, upserted by a unique property."""
-
-    kind: Literal["hubspot"]
-    #: The unique property; one of `fields` fills it.
-    id_property: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,99}$")] = "email"
-    remove: Flag = False
-    base_url: grammar.Url | None = None
-
-    @property
-    def address(self) -> str:
-        return self.base_url or "https://api.hubapi.com"
-
-
-class MetaAudienceConnection(PushBase):
-    """A Meta custom audience: identifiers normalised and hashed here, never sent in clear."""
-
-    kind: Literal["meta_custom_audience"]
-    audience_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")]
-    api_version: Annotated[str, Field(pattern=r"^v[0-9]{2}\.0$")] = "v23.0"
-    remove: Flag = False
-    base_url: grammar.Url | None = None
-
-    @property
-    def address(self) -> str:
-        return self.base_url or "https://graph.facebook.com"
-
-
-class GoogleAudienceConnection(PushBase):
-    """A Google customer-match audience through the Data Manager API, hashed here."""
-
-    kind: Literal["google_customer_match"]
-    #: The Google Ads account the audience belongs to, and the one that logs in, where it is another.
-    account_id: Annotated[str, Field(pattern=r"^[0-9]{1,20}$")]
-    login_account_id: Annotated[str, Field(pattern=r"^[0-9]{1,20}$")] | None = None
-    audience_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")]
-    remove: Flag = False
-    base_url: grammar.Url | None = None
-
-    @property
-    def address(self) -> str:
-        return self.base_url or "https://datamanager.googleapis.com"
+def nesting(rules: Sequence[FieldRule], *at: str) -> PydanticCustomError | None:
+    """What keeps the rules' names from making one object: `a` beside `a.b`, or a part without a name."""
+    leaves = {rule.name for rule in rules}
+    for index, rule in enumerate(rules):
+        parts = rule.name.split(".")
+        if not all(parts):
+            return misfit("a part of the name is empty", "write person.first", *at, index)
+        if any(".".join(parts[:depth]) in leaves for depth in range(1, len(parts))):
+            return misfit("another field is a value where this one wants an object", "rename one", *at, index)
+    return None
 
 
 PushConnection = (

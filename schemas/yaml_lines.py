@@ -30,6 +30,8 @@ _TRUE = frozenset({"yes", "true", "on"})
 #: Numbers as people write them; what else YAML takes for one (0o17, 022, 1:30, .inf) is a trap.
 _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 _FRACTION = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})\.[0-9]{1,17}")
+#: What YAML's escapes may write and UTF-8 may not.
+_HALF = re.compile("[\ud800-\udfff]")
 
 #: What PyYAML's complaint holds, what happened, what to do.
 _SYNTAX = (
@@ -181,6 +183,9 @@ class _Builder:
 
     def _scalar(self, event: yaml.ScalarEvent, where: str) -> Node:
         line, text = _line(event), event.value
+        if _HALF.search(text):
+            what = "half a surrogate pair (\\ud800 to \\udfff) is no character"
+            self._note(event, where, what, "write the character itself, or its \\U… escape")
         tag = event.tag
         if tag not in {None, "!", _TEXT}:
             self._untagged(event, where)

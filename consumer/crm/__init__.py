@@ -8,7 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from consumer.crm import http
+from consumer.crm import google_customer_match, http, hubspot, mailchimp, meta_custom_audience, salesforce
 from consumer.crm.port import AnyCrm, Crm
 
-BY_KIND: Mapping[str, AnyCrm] = {"http": Crm(http.render, http.request, http.classify)}
+BY_KIND: Mapping[str, AnyCrm] = {
+    "http": Crm(http.render, http.request, http.classify),
+    "mailchimp": Crm(mailchimp.render, mailchimp.request, mailchimp.classify, mailchimp.MAX_ROWS),
+    "salesforce": Crm(salesforce.render, salesforce.request, salesforce.classify, salesforce.MAX_ROWS),
+    "hubspot": Crm(hubspot.render, hubspot.request, hubspot.classify, hubspot.MAX_ROWS),
+    "meta_custom_audience": Crm(
+        meta_custom_audience.render,
+        meta_custom_audience.request,
+        meta_custom_audience.classify,
+        meta_custom_audience.MAX_ROWS,
+    ),
+    "google_customer_match": Crm(
+        google_customer_match.render,
+        google_customer_match.request,
+        google_customer_match.classify,
+        google_customer_match.MAX_ROWS,
+    ),
+}

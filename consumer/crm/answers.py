@@ -59,9 +59,9 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """This referral as it is rendered will never be taken."""
+    """This referral as it is rendered will never be taken. Without a status: it was never sent."""
 
-    status: int
+    status: int | None
     reason: str
 
 
@@ -117,32 +117,39 @@ def classify(exchanged: Exchanged, now: float, key_header: str = "Idempotency-Ke
 
 def _of_response(response: Response, now: float, key_header: str) -> Answer:
     status = response.status
-    reason = _in_words(status)
+    reason = in_words(status)
     if 200 <= status < 300:
         return Delivered(status)
     if status in PAUSING:
         return Pause(f"{reason}: {PAUSING[status]}", status)
     if status == HTTPStatus.GONE:
-        return Disable(reason, status)
+        return Disable("disabled by the receiver (410 Gone)", status)
     told = _told_by_body(response, key_header)
     if told is not None:
         return told
     if 400 <= status < 500 and status not in PASSING:
         return Rejected(status, reason)
-    return Retry(reason, status not in NOT_APPLIED, status, retry_after(response.headers, now))
+    return Retry(reason, may_be_applied(status), status, retry_after(response.headers, now))
 
 
 def _told_by_body(response: Response, key_header: str) -> Duplicate | KeyConflict | None:
     """The few statuses that mean different things by what their body says."""
     status, body = response.status, response.body
     if status in {400, 422} and _is_about_the_key(body, key_header):
-        return KeyConflict(f"{_in_words(status)}: the receiver objects to the idempotency key", status)
+        return KeyConflict(f"{in_words(status)}: the receiver objects to the idempotency key", status)
     if status == HTTPStatus.CONFLICT and _EXISTS.search(body) and not _RUNNING.search(body):
         return Duplicate(status)
     return None
 
 
-def _in_words(status: int) -> str:
+def may_be_applied(status: int) -> bool:
+    """Whether a request so answered may have taken effect, where it is to be made again."""
+    refused = 400 <= status < 500 and status not in PASSING
+    return not refused and status not in NOT_APPLIED
+
+
+def in_words(status: int) -> str:
+    """The status and its standard phrase, never the server's own."""
     try:
         return f"answered {status} {HTTPStatus(status).phrase}"
     except ValueError:

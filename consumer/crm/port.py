@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from consumer.crm.answers import Answer, Pause
+from consumer.crm.answers import Answer, Pause, Rejected
 from consumer.exchange import Exchanged, Request
 from consumer.frozen import Frozen
 from consumer.secrets import Secrets
@@ -50,7 +50,7 @@ class Crm(Generic[C]):
     #: A rendering of the referral with the connection's fields.
     render: Callable[[C, Referral], Rendered]
     #: (connection, secrets, what to send, monotonic seconds): one attempt's request, or why there is none.
-    request: Callable[[C, Secrets, Sending, float], Request | Pause]
+    request: Callable[[C, Secrets, Sending, float], Request | Pause | Rejected]
     #: (connection, what was sent, what came back, Unix seconds). One answer for all rows, or one a row in
     #: their order. One `Rejected` for several rows means: one of them, unknown which; they are split.
     classify: Callable[[C, Sending, Exchanged, float], Answer | Sequence[Answer]]

@@ -2,15 +2,18 @@
 -- Take a batch of one partition: its rows and its next offset, in one step or not at all.
 -- KEYS[1] head.
 -- ARGV: 1 key prefix of the partition, 2 epoch, 3 prev, 4 next, 5 connection set, 6 lease in ms,
---       7 seconds a fingerprint is kept, 8 number of records; then per record:
+--       7 seconds a fingerprint is kept, 8 and 9 most deliveries and bytes of a lane,
+--       10 number of records; then per record:
 --       offset, fingerprint ('' for none), slot, shard, note, referral id, revision, number of targets;
 --       then per target: 'L', connection, body, due in ms   a delivery of a lane
 --                        'W', connection, row, ''           a row of a window
 -- `note` goes to the outbox: of a record without fingerprint always, of others when it is a duplicate.
--- Reply: OK, verdicts, marks | FENCED, epoch | MOVED, next | STALE, set | LOST.
+-- A lane over its cap parks: of the delivery only the offset is kept, and everything later joins it.
+-- Reply: OK, verdicts, marks, parked lanes | FENCED, epoch | MOVED, next | STALE, set | LOST.
 -- Verdicts, a letter a record: A accepted, R accepted but removed before, D duplicate, N noted.
+-- Parked lanes: `connection offset` for each, from which offset on this call parked its deliveries.
 local head, p = KEYS[1], ARGV[1]
-local h = redis.call('HMGET', head, 'epoch', 'next', 'prev', 'verdicts', 'set', 'marks')
+local h = redis.call('HMGET', head, 'epoch', 'next', 'prev', 'verdicts', 'set', 'marks', 'parked')
 if not h[2] then return {'LOST'} end
 if h[1] ~= ARGV[2] then return {'FENCED', h[1]} end
 local time = redis.call('TIME')
@@ -19,14 +22,15 @@ local lease = string.format('%d', now + tonumber(ARGV[6]))
 if h[3] == ARGV[3] and h[2] == ARGV[4] then
   -- The caller counts a lease from this call too.
   redis.call('HSET', head, 'lease', lease)
-  return {'OK', h[4], h[6]}
+  return {'OK', h[4], h[6], h[7] or ''}
 end
 if h[2] ~= ARGV[3] then return {'MOVED', h[2]} end
 if tonumber(ARGV[5]) < tonumber(h[5]) then return {'STALE', h[5]} end
 
 local verdicts, lanes, windows, outbox = {}, {}, {}, {}
-local at = 9
-for r = 1, tonumber(ARGV[8]) do
+local most, most_bytes = tonumber(ARGV[8]), tonumber(ARGV[9])
+local at = 11
+for r = 1, tonumber(ARGV[10]) do
   local offset, fingerprint, slot, shard, note = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local id, revision, targets = ARGV[at + 5], tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
   at = at + 8
@@ -52,9 +56,24 @@ for r = 1, tonumber(ARGV[8]) do
     if verdict == 'A' or verdict == 'R' then
       local kind, name, value = ARGV[at], ARGV[at + 1], ARGV[at + 2]
       if kind == 'L' then
-        lanes[name] = true
-        redis.call('HSET', p .. 'lane:' .. name .. ':body', offset, value)
-        redis.call('ZADD', p .. 'lane:' .. name .. ':due', ARGV[at + 3], offset)
+        local l = lanes[name]
+        if not l then
+          local key = p .. 'lane:' .. name
+          l = {key = key, count = redis.call('HLEN', key .. ':body'), added = 0, parked = {},
+            bytes = tonumber(redis.call('GET', key .. ':bytes') or '0'),
+            full = redis.call('EXISTS', key .. ':parked') == 1}
+          lanes[name] = l
+        end
+        if l.count >= most or (l.count > 0 and l.bytes + l.added + #value > most_bytes) then l.full = true end
+        if l.full then
+          l.parked[#l.parked + 1] = offset
+        else
+          redis.call('HSET', l.key .. ':body', offset, value)
+          -- Redis orders equal scores as text: within a millisecond, the order of the records counts.
+          redis.call('ZADD', l.key .. ':due', string.format('%.4f', tonumber(ARGV[at + 3]) + r / 1024), offset)
+          l.count = l.count + 1
+          l.added = l.added + #value
+        end
       else
         local w = windows[name]
         if not w then
@@ -81,7 +100,15 @@ for r = 1, tonumber(ARGV[8]) do
   end
 end
 
-for name in pairs(lanes) do redis.call('SADD', p .. 'lanes', name) end
+local parked = {}
+for name, l in pairs(lanes) do
+  redis.call('SADD', p .. 'lanes', name)
+  if l.added > 0 then redis.call('INCRBY', l.key .. ':bytes', l.added) end
+  if #l.parked > 0 then parked[#parked + 1] = name .. ' ' .. l.parked[1] end
+  for i = 1, #l.parked, 1000 do
+    redis.call('RPUSH', l.key .. ':parked', unpack(l.parked, i, math.min(i + 999, #l.parked)))
+  end
+end
 for name, w in pairs(windows) do
   -- unpack stops near 8,000 values.
   for i = 1, #w.rows, 1000 do
@@ -100,5 +127,7 @@ for i = 1, #outbox, 1000 do
   redis.call('RPUSH', p .. 'outbox', unpack(outbox, i, math.min(i + 999, #outbox)))
 end
 local answer = table.concat(verdicts)
-redis.call('HSET', head, 'prev', ARGV[3], 'next', ARGV[4], 'verdicts', answer, 'set', ARGV[5], 'lease', lease)
-return {'OK', answer, h[6]}
+local where = table.concat(parked, ' ')
+redis.call('HSET', head, 'prev', ARGV[3], 'next', ARGV[4], 'verdicts', answer, 'set', ARGV[5], 'lease', lease,
+  'parked', where)
+return {'OK', answer, h[6], where}

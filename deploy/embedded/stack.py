@@ -68,6 +68,8 @@ class Stack:
             smtp_starttls=False,
             mail_from="referrals@market.example",
             session_timeout_ms=SESSION_TIMEOUT_MS,
+            allow_http=True,
+            allowed_networks="127.0.0.0/8,::1/128",
         )
         self._supervisor = Supervisor(say)
         self._children: dict[str, Child] = {}

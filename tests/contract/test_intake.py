@@ -28,10 +28,12 @@ from consumer.intake import (
     WindowTarget,
 )
 from consumer.keys import Keys, Role
+from consumer.lane import LaneKey, Tier
 from consumer.layout import Layout
-from consumer.pending import Fact, Mark, Reschedule
+from consumer.pending import Fact, Mark, Page, Reschedule
 from consumer.store import Call, Script, Store, StoreRefused, StoreUnavailable
 from consumer.topics import Topics
+from consumer.tries import NONE, Tries
 from tests.support.proxy import proxy
 from tests.support.valkey import Valkey, start_valkey
 
@@ -99,10 +101,14 @@ class Bench:
         return self.client.lrange(self.key("outbox"), 0, -1)
 
     def pending(self, connection: str = "crm") -> dict[int, tuple[bytes, float]]:
-        bodies = self.client.hgetall(self.key(f"lane:{connection}:body"))
-        due = dict(self.client.zrange(self.key(f"lane:{connection}:due"), 0, -1, withscores=True))
+        lane = self.key(f"lane:{connection}")
+        bodies = self.client.hgetall(f"{lane}:body")
+        due = dict(self.client.zrange(f"{lane}:due", 0, -1, withscores=True))
+        again = dict(self.client.zrange(f"{lane}:again", 0, -1, withscores=True))
+        assert not due.keys() & again.keys()
+        due |= again
         assert bodies.keys() == due.keys()
-        return {int(offset): (body, due[offset]) for offset, body in bodies.items()}
+        return {int(offset): (body, int(due[offset])) for offset, body in bodies.items()}
 
     def rows(self, connection: str = "csv") -> list[bytes]:
         return self.client.lrange(self.key(f"open:{connection}"), 0, -1)
@@ -137,6 +143,14 @@ def entry(offset: int, seen: int | None = None, slot: int = SLOT, **changes: Any
     }
     value = offset + 100 if seen is None else seen
     return Entry(offset, Fingerprint(value, slot, 0), **{**given, **changes})
+
+
+def fact(offset: int) -> Fact:
+    return Fact("crm", offset, b"receipt", f"r{offset}", 0)
+
+
+def again(offset: int, due: float, attempts: int = 1) -> Reschedule:
+    return Reschedule("crm", offset, due, Tries(attempts), f"r{offset}")
 
 
 def noted(offset: int) -> Entry:
@@ -482,17 +496,7 @@ def test_a_new_owner_learns_where_things_stand(valkey: Valkey, store: Store, rol
     assert (taken.next_offset, taken.marks, taken.set_version) == (42, 1, 6)
 
 
-# Settling.
-
-
-def test_a_fact_ends_the_delivery_and_leaves_its_receipt_once(bench: Bench) -> None:
-    bench.offer(entry(0), entry(1))
-    bench.settle(later=[Reschedule("crm", 0, 5_000, 1)])
-    for _ in range(2):
-        assert bench.settle([Fact("crm", 0, b"receipt")])[0] == b"OK"
-    assert bench.outbox == [b"receipt"]
-    assert bench.pending().keys() == {1}
-    assert not bench.client.exists(bench.key("lane:crm:attempts"))
+# Settling: more of it in test_settle.
 
 
 def test_facts_are_not_fenced_and_intents_are(bench: Bench) -> None:
@@ -500,7 +504,7 @@ def test_facts_are_not_fenced_and_intents_are(bench: Bench) -> None:
     former = bench.epoch
     bench.take("other")
     lease = bench.head[b"lease"]
-    reply = bench.settle([Fact("crm", 0, b"receipt")], [Reschedule("crm", 1, 9_000, 3)], epoch=former)
+    reply = bench.settle([fact(0)], [again(1, 9_000)], epoch=former)
     assert reply[0] == b"FENCED"
     assert int(reply[1]) == bench.epoch
     assert bench.outbox == [b"receipt"]
@@ -508,40 +512,40 @@ def test_facts_are_not_fenced_and_intents_are(bench: Bench) -> None:
     assert bench.head[b"lease"] == lease
 
 
-def test_a_reschedule_keeps_the_body_and_counts_the_attempts(bench: Bench) -> None:
-    bench.offer(entry(0))
-    bench.settle(later=[Reschedule("crm", 0, 5_000, 1), Reschedule("crm", 0, 7_000, 2)])
-    assert bench.pending() == {0: (b"body 0", 7_000)}
-    assert bench.client.hget(bench.key("lane:crm:attempts"), "0") == b"2"
-
-
-def test_a_reschedule_does_not_revive_what_ended(bench: Bench) -> None:
-    bench.offer(entry(0))
-    bench.settle([Fact("crm", 0, b"receipt")], [Reschedule("crm", 0, 5_000, 1)])
-    assert bench.pending() == {}
-    assert not bench.client.exists(bench.key("lane:crm:attempts"), bench.key("lane:crm:due"))
-
-
 def test_settling_renews_the_lease_and_tells_what_changed(bench: Bench) -> None:
     bench.offer(noted(0), set_version=4)
     bench.mark("r", 0)
     bench.client.hset(bench.keys.head(0), "lease", 1)
-    status, epoch, marks, version, outbox = bench.settle()
+    status, epoch, marks, version, outbox, taken_back = bench.settle()
     assert (status, int(epoch), marks, version, outbox) == (b"OK", bench.epoch, b"1", b"4", 1)
+    assert taken_back == b""
     assert int(bench.head[b"lease"]) > 1_000_000_000_000
 
 
-def test_a_page_is_the_next_by_due_time_for_the_owner_alone(bench: Bench) -> None:
-    frozen = b'["id","r",3,"a","c",0]\nbody'
-    targets = [(LaneTarget("crm", frozen, due),) for due in (3_000, 1_000, 2_000)]
+def test_a_page_is_the_next_of_its_tier_by_due_time_for_the_owner_alone(bench: Bench) -> None:
+    targets = [
+        (LaneTarget("crm", b'["id","r%d",3,"a","c",0]\nbody' % n, due),)
+        for n, due in enumerate((3_000, 1_000, 2_000))
+    ]
     bench.offer(*(entry(n, targets=target) for n, target in enumerate(targets)))
-    bench.settle(later=[Reschedule("crm", 2, 500, 4)])
-    found, count = pending.page(bench.store, bench.keys, (0, "crm"), bench.epoch, 0) or ([], 0)
-    assert count == 3
-    assert [(d.offset, d.due, d.attempts) for d in found] == [(2, 0.5, 4), (1, 1.0, 0), (0, 3.0, 0)]
-    assert {(d.raw, d.referral_id, d.revision) for d in found} == {(frozen, "r", 3)}
-    assert pending.page(bench.store, bench.keys, (0, "crm"), bench.epoch - 1, 0) is None
-    assert pending.page(bench.store, bench.keys, (0, "empty"), bench.epoch, 0) == ([], 0)
+    bench.settle(later=[again(2, 0.5, 4)])
+
+    def page(tier: Tier, epoch: int = 0) -> Page | None:
+        key = LaneKey(0, "crm", tier)
+        return pending.page(bench.store, bench.keys, key, bench.epoch + epoch, 0)
+
+    due, put_off = page(Tier.DUE), page(Tier.AGAIN)
+    assert due is not None
+    assert put_off is not None
+    assert due.whole
+    assert [(d.offset, round(d.due, 2), d.tries) for d in due.deliveries] == [(1, 1.0, NONE), (0, 3.0, NONE)]
+    assert [(d.offset, d.due, d.tries, d.tier) for d in put_off.deliveries] == [
+        (2, 0.5, Tries(4), Tier.AGAIN)
+    ]
+    assert [(d.referral_id, d.revision) for d in due.deliveries] == [("r1", 3), ("r0", 3)]
+    assert page(Tier.DUE, -1) is None
+    empty = pending.page(bench.store, bench.keys, LaneKey(0, "empty"), bench.epoch, 0)
+    assert empty == Page((), {}, whole=True)
 
 
 # Trouble.
@@ -568,7 +572,7 @@ def test_a_full_redis_refuses_rows_and_lets_what_frees_memory_pass(tmp_path: Pat
             assert (
                 bench.store.call(Call(SEAL, bench.keys.head(0), (bench.keys.prefix(0), "csv", 1)))[0] == b"OK"
             )
-            assert bench.settle([Fact("crm", n, b"receipt") for n in range(offset)])[0] == b"OK"
+            assert bench.settle([fact(n) for n in range(offset)])[0] == b"OK"
             assert bench.take().next_offset == offset
             assert bench.offer(entry(offset)) == Accepted("A", 1)
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -191,13 +191,16 @@ class Silent:
     def gone(self, partition: int) -> None:
         self.had.remove(partition)
 
-    def drain(self, partitions: Sequence[int]) -> None:
+    def drain(self, partitions: Sequence[int]) -> Sequence[int]:
         """Nothing is under way."""
+        return partitions
 
     def connections(self, stored: StoredSet) -> None:
         """It needs none."""
 
-    def accepted(self, owned: Owned, entries: Sequence[Entry], verdicts: str) -> None:
+    def accepted(
+        self, owned: Owned, entries: Sequence[Entry], verdicts: str, parked: Mapping[str, int]
+    ) -> None:
         """It keeps nothing."""
 
     def settle(self, owned: Owned) -> Call | None:

@@ -99,6 +99,19 @@ def test_a_lost_answer_has_its_effect(crm: Receiver) -> None:
     assert kinds(crm, "lost") == {"effect": 1, "repeat": 1}
 
 
+def test_a_person_is_forgotten_once(crm: Receiver) -> None:
+    first = ask(crm, "/acme/people/r-1", key="gone", body=b"", method="DELETE")
+    assert first[0] == 201
+    crm.kill()
+    crm.restart()
+    assert ask(crm, "/acme/people/r-1?now=1", key="gone", body=b"", method="DELETE") == first
+    assert ask(crm, "/acme/people/r-2", key="gone", body=b"", method="DELETE")[0] == 422
+    assert ask(crm, "/busy/people/r-1", key="gone", body=b"", method="DELETE")[0] == 503
+    assert kinds(crm, "acme") == {"removal": 1, "removal-repeat": 1, "mismatch": 1}
+    (removal,) = crm.effects("removal")
+    assert (removal["key"], removal["referral_id"]) == ("gone", "r-1")
+
+
 def test_a_slow_answer(crm: Receiver) -> None:
     begun = time.monotonic()
     assert ask(crm, "/slow")[0] == 201

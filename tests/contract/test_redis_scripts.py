@@ -27,8 +27,8 @@ from consumer.intake import (
 )
 from consumer.keys import Keys, Role
 from consumer.layout import Layout
-from consumer.pending import SETTLE
-from consumer.store import Argument, Call, Store
+from consumer.pending import settle
+from consumer.store import Call, Store
 from consumer.topics import Topics
 from tests.support.rows import chained, write_layout
 from tests.support.valkey import Valkey
@@ -36,7 +36,6 @@ from tests.support.valkey import Valkey
 KEYS = Keys(Topics().referrals, Role.PUSH)
 PREFIX, HEAD = KEYS.prefix(0), KEYS.head(0)
 LANE, FILE = "crm", "daily"
-#: Above what Lua's unpack takes at once.
 
 
 class Partition:
@@ -66,16 +65,8 @@ class Partition:
             self.next = place["next_offset"]
         return answer
 
-    def settle(
-        self,
-        *facts: tuple[str, int, bytes],
-        later: Sequence[tuple[str, int, int, int]] = (),
-        epoch: int | None = None,
-    ) -> list[bytes | int]:
-        args: list[Argument] = [PREFIX, self.epoch if epoch is None else epoch, intake.LEASE_MS, len(facts)]
-        args += [item for fact in facts for item in fact]
-        args += [len(later), *(item for one in later for item in one)]
-        reply: list[Any] = self.store.call(Call(SETTLE, HEAD, args))
+    def settle(self) -> list[bytes | int]:
+        reply: list[Any] = self.store.call(settle(KEYS, 0, self.epoch, [], []))
         return reply
 
     def mark(
@@ -147,7 +138,7 @@ def test_a_lost_head_is_never_made_anew(partition: Partition) -> None:
     partition.store.command("FLUSHDB")
     assert partition.offer(pushed(0)) == Lost()
     assert intake.taken(partition.store.call(intake.take(KEYS, 0, "worker", 0))) == Lost()
-    assert partition.settle((LANE, 0, b"R")) == [b"LOST"]
+    assert partition.settle() == [b"LOST"]
     assert partition.mark("somebody") == [b"LOST"]
     partition.store.call(Call(connection_sets._RAISE, HEAD, (7,)))
     assert partition.dump() == {}

@@ -18,8 +18,9 @@ import pytest
 import redis
 
 from console.begin import begin
-from consumer import connection_sets, layout, manifests, metrics, receipts, sender
+from consumer import attempts, connection_sets, layout, manifests, metrics, receipts
 from consumer.crm import BY_KIND
+from consumer.crm.port import Sending
 from consumer.kafka_out import KafkaOut, Out
 from consumer.keys import Keys, Role
 from consumer.ownership import Ownership
@@ -35,6 +36,7 @@ from schemas import referral as referrals
 from schemas.connection import ConnectionSet
 from schemas.delivery import Outcome
 from tests.support.kafka import Kafka
+from tests.support.peers import LOCAL
 from tests.support.receivers import Receiver, receiver
 from tests.support.referral_events import event
 from tests.support.valkey import Valkey, start_valkey
@@ -63,7 +65,7 @@ class Bench:
         self.stopping = threading.Event()
         if self.applied:
             self.apply()
-        self.push = Push(self.keys, 100, self.stopping.is_set)
+        self.push = Push(self.keys, 100, self.stopping.is_set, LOCAL, "me")
         self._start()
 
     def apply(self) -> None:
@@ -187,6 +189,24 @@ def test_an_idle_owner_notices_that_redis_went_back(make: Callable[..., Bench]) 
     assert metrics.REDIS_REWIND._value.get() == before + 1
 
 
+def test_ends_that_redis_lost_are_made_again_at_once(make: Callable[..., Bench]) -> None:
+    """Offset and epoch stand as they were: only what was told of deliveries is lost, and the connection."""
+    bench = make()
+    bench.mode("503")
+    bench.publish("r0")
+    bench.run(lambda: bench.client.keys(f"{bench.keys.prefix(0)}lane:*:again"), "it is put off")
+    names = bench.client.keys(f"{bench.keys.prefix(0)}lane:*")
+    before = {name: bench.client.dump(name) for name in names}
+    bench.mode("ok")
+    bench.run(lambda: bench.pending == 0, "it has ended")
+    for name, found in before.items():
+        bench.client.restore(name, 0, found, replace=True)
+    bench.client.client_kill_filter(_type="normal", skipme=True)
+    assert bench.pending == 1
+    bench.run(lambda: bench.pending == 0, "it has ended again")
+    assert bench.seen == Counter({"r0": 2})
+
+
 def test_a_redis_that_went_back_further_than_a_crash_explains_stops_it(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.publish("r0", "r1")
@@ -253,12 +273,12 @@ def test_a_defect_met_by_one_delivery_is_one_failed_attempt(make: Callable[..., 
     """A CRM's own code that raises: nothing is lost, nobody waits, and it ends as any failure does."""
     crm = BY_KIND["http"]
 
-    def defective(connection: Any, secrets: Any, delivery_id: str, body: bytes, now: float) -> Any:
-        if b"broken" in body:
+    def defective(connection: Any, secrets: Any, sending: Sending, now: float) -> Any:
+        if b"broken" in sending.rows[0].body:
             raise KeyError("a body nobody may see")
-        return crm.request(connection, secrets, delivery_id, body, now)
+        return crm.request(connection, secrets, sending, now)
 
-    monkeypatch.setitem(sender.BY_KIND, "http", replace(crm, request=defective))
+    monkeypatch.setitem(attempts.BY_KIND, "http", replace(crm, request=defective))
     bench = make(retry_seconds=[1], max_in_flight=1)
     bench.publish("broken", "r1", "r2")
     bench.run(lambda: bench.next == 3 and bench.pending == 0, "all have ended")

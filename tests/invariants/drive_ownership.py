@@ -9,9 +9,11 @@ from typing import NamedTuple
 from consumer import intake
 from consumer.frozen import Frozen
 from consumer.intake import LEASE_MS, Accepted, Entry, Fenced, Fingerprint, LaneTarget, Taken
+from consumer.lane import LaneKey, Tier
 from consumer.pending import Fact, Reschedule, page, settle
-from consumer.push import NOBODY
+from consumer.settling import NOBODY
 from consumer.store import Store, text
+from consumer.tries import Tries
 from tests.invariants import model_ownership as model
 from tests.invariants.drive import Bench, same
 from tests.invariants.explore import Label
@@ -105,10 +107,11 @@ class OwnershipDriver:
                         assert isinstance(answer, Fenced)
                         return 0, None
             case "load":
-                found = page(self._store, keys, (0, CONNECTION), epoch, 0)
-                if found is None or self._bench.head()["epoch"] != str(epoch):
+                tiers = [LaneKey(0, CONNECTION, tier) for tier in Tier]
+                found = [page(self._store, keys, key, epoch, 0) for key in tiers]
+                if self._bench.head()["epoch"] != str(epoch):
                     return 0, None
-                return (2 if found[0] else 1), None
+                return (2 if any(one is not None and one.deliveries for one in found) else 1), None
             case "give back":
                 return int(text(self._bench.call(intake.give_back(keys, 0, epoch))[0]) == "OK"), None
             case kind:
@@ -133,9 +136,9 @@ class OwnershipDriver:
         sent = self._reports[i]
         assert sent is not None
         if sent.kind == "delivered":
-            self._settle(sent.belief.epoch, [Fact(CONNECTION, 0, b"receipt")], [])
+            self._settle(sent.belief.epoch, [Fact(CONNECTION, 0, b"receipt", "a", 0)], [])
         else:
-            self._settle(sent.belief.epoch, [], [Reschedule(CONNECTION, 0, 0, 1)])
+            self._settle(sent.belief.epoch, [], [Reschedule(CONNECTION, 0, 0.0, Tries(1), "a")])
         self._reports[i] = None
 
     def _settle(self, epoch: int, facts: list[Fact], later: list[Reschedule]) -> int:
@@ -153,8 +156,12 @@ class OwnershipDriver:
             same(field, max(0, round((int(head[field]) - now) / TICK_MS)), ticks)
         prefix = self._bench.keys.prefix(0)
         lane = f"{prefix}lane:{CONNECTION}"
-        counts = [("HLEN", f"{lane}:body"), ("ZCARD", f"{lane}:due"), ("LLEN", f"{prefix}outbox")]
-        real = (int(head["next"]), *(int(self._bench.read(*count)) for count in counts))
+        waiting = sum(int(self._bench.read("ZCARD", f"{lane}:{tier}")) for tier in Tier)
+        bodies, receipts = (
+            self._bench.read("HLEN", f"{lane}:body"),
+            self._bench.read("LLEN", f"{prefix}outbox"),
+        )
+        real = int(head["next"]), int(bodies), waiting, int(receipts)
         pending, done = after.delivery is Delivery.PENDING, after.delivery is Delivery.DONE
         same(
             "next, bodies, dues, receipts",

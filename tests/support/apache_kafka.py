@@ -82,7 +82,10 @@ def command(folder: Path, port: int) -> Command:
     settings.write_text("".join(f"{name}={value}\n" for name, value in properties.items()), "utf-8")
     java = ("java", *JVM, "-cp", f"{jars}/*")
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    _run((*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(settings)), FORMAT_SECONDS)
+    _run(
+        (*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(settings)),
+        FORMAT_SECONDS,
+    )
     return Command(
         name="kafka",
         argv=(*java, "kafka.Kafka", str(settings)),

@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from consumer.exchange import ClientIdentity
+
 
 class Authority:
     def __init__(self, folder: Path) -> None:
@@ -23,8 +25,24 @@ class Authority:
         )
         self.pem = unsigned.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
-    def server(self, name: str, valid_for: timedelta = timedelta(days=1)) -> ssl.SSLContext:
-        """A server's side of TLS with a certificate for `name`."""
+    def server(
+        self, name: str, valid_for: timedelta = timedelta(days=1), clients: Authority | None = None
+    ) -> ssl.SSLContext:
+        """A server's side of TLS with a certificate for `name`; `clients`: it asks who calls."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.issue(name, valid_for))
+        if clients is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(cadata=clients.pem.decode())
+        return context
+
+    def client(self, name: str) -> ClientIdentity:
+        """Whom a client shows itself to be."""
+        key, begin, certificate = self.issue(name).read_bytes().partition(b"-----BEGIN CERTIFICATE")
+        return ClientIdentity(begin + certificate, key)
+
+    def issue(self, name: str, valid_for: timedelta = timedelta(days=1)) -> Path:
+        """A file with a private key and its certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = x509.SubjectAlternativeName([x509.DNSName(name)])
@@ -36,9 +54,7 @@ class Authority:
             )
             + unsigned.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        return context
+        return path
 
     def _unsigned(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, valid_for: timedelta

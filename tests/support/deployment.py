@@ -157,6 +157,8 @@ def deployment(folder: Path, bootstrap: str, prefix: str, **environment: str) ->
             "REFERRALS_SMTP_STARTTLS": "false",
             "REFERRALS_MAIL_FROM": "referrals@market.example",
             "REFERRALS_SESSION_TIMEOUT_MS": "6000",
+            "REFERRALS_ALLOW_HTTP": "true",
+            "REFERRALS_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
             "SFTP_PASSWORD": "sesame",
             **environment,
         }

@@ -10,6 +10,11 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
+from consumer.addresses import Policy, networks
+
+#: Servers on this machine may be called, without TLS too.
+LOCAL = Policy(allow_http=True, allowed_networks=networks("127.0.0.0/8,::1/128"))
+
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 #: Bytes are written and the connection closed; a callable does as it likes, and keeps it by returning True.
 Reply = bytes | Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool | None]]
@@ -68,7 +73,13 @@ def then_hang(given: bytes = b"", drip: bytes = b"") -> Reply:
 
 
 @contextlib.asynccontextmanager
-async def peer(*script: Reply, tls: ssl.SSLContext | None = None, reads: bool = True) -> AsyncIterator[Peer]:
+async def peer(
+    *script: Reply,
+    tls: ssl.SSLContext | None = None,
+    reads: bool = True,
+    at: str = "127.0.0.1",
+    port: int = 0,
+) -> AsyncIterator[Peer]:
     """A server whose n-th request gets the n-th reply, and every later one the last."""
     state = Peer()
     tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -93,7 +104,7 @@ async def peer(*script: Reply, tls: ssl.SSLContext | None = None, reads: bool = 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks[asyncio.create_task(serve(reader, writer))] = writer
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    server = await asyncio.start_server(connected, at, port, ssl=tls)
     state.port = server.sockets[0].getsockname()[1]
     try:
         yield state

@@ -117,6 +117,7 @@ def test_reasons_are_for_people():
         pytest.param("0", 0, id="zero"),
         pytest.param("0000000000000000000030", 30, id="leading zeros"),
         pytest.param("86401", MAX_RETRY_AFTER_S, id="over a day"),
+        pytest.param("315360000", MAX_RETRY_AFTER_S, id="ten years"),
         pytest.param("100000000000000", MAX_RETRY_AFTER_S, id="1e14"),
         pytest.param("9" * 10_000, MAX_RETRY_AFTER_S, id="ten thousand digits"),
         pytest.param("Sun, 01 Mar 2026 12:05:00 GMT", 300, id="IMF-fixdate"),
@@ -125,6 +126,9 @@ def test_reasons_are_for_people():
         pytest.param("Sun, 01 Mar 2026 12:05:00 -0000", 300, id="-0000, naive"),
         pytest.param("Sun, 01 Mar 2026 13:05:00 +0100", 300, id="another zone"),
         pytest.param("Sun, 01 Mar 2026 11:00:00 GMT", 0, id="past date"),
+        pytest.param("Sat, 01 Mar 2036 12:00:00 GMT", MAX_RETRY_AFTER_S, id="a date in ten years"),
+        pytest.param("Sunday, 01-Mar-26 11:00:00 GMT", 0, id="past RFC 850 date"),
+        pytest.param("Sun Mar  1 11:00:00 2026", 0, id="past asctime"),
         pytest.param("Sun, 01 Mar 2226 11:00:00 GMT", MAX_RETRY_AFTER_S, id="two hundred years"),
         *(
             pytest.param(junk, None, id=f"junk {junk[:20]!r}")
@@ -134,6 +138,9 @@ def test_reasons_are_for_people():
                 "1.5",
                 "1e14",
                 "-1",
+                "-0",
+                "120.0",
+                "1_000",
                 "+1",
                 "\u0663",
                 "1\u0663",

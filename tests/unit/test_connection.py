@@ -111,9 +111,87 @@ def test_mailboxes_taken(mailbox: str) -> None:
     assert not refused(EMAIL, recipients=[mailbox])
 
 
+BEARER = {"kind": "bearer", "token": "${env:T}"}
+HMAC = {"kind": "hmac", "secret": "${env:S}", "header": "X-Sig", "timestamp_header": "X-Time"}
+WEBHOOKS = {"kind": "standard_webhooks", "secrets": ["${env:A}", "${env:B}"]}
+MAILCHIMP: dict[str, Any] = {
+    "kind": "mailchimp",
+    "name": "mc",
+    "data_center": "us21",
+    "list_id": "abc",
+    "fields": ["email"],
+}
+SALESFORCE: dict[str, Any] = {
+    "kind": "salesforce",
+    "name": "sf",
+    "instance_url": "https://x.my.salesforce.com",
+    "external_id": "Ref__c",
+    "fields": [{"name": "Ref__c", "from": "referral_id"}],
+}
+HUBSPOT: dict[str, Any] = {"kind": "hubspot", "name": "hs", "fields": ["email"]}
+META: dict[str, Any] = {
+    "kind": "meta_custom_audience",
+    "name": "meta",
+    "audience_id": "1",
+    "fields": [{"name": "EMAIL", "from": "email"}],
+}
+GOOGLE: dict[str, Any] = {
+    "kind": "google_customer_match",
+    "name": "google",
+    "account_id": "1",
+    "audience_id": "2",
+    "fields": [{"name": "emailAddress", "from": "email"}],
+}
+
+
+def named(*names: str) -> list[dict[str, str]]:
+    return [{"name": name, "constant": "x"} for name in names]
+
+
 @pytest.mark.parametrize(
     ("connection", "changes"),
     [
+        pytest.param(HTTP, {"auth": {"kind": "bearer", "token": "abc"}}, id="a literal token"),
+        pytest.param(HTTP, {"auth": {"kind": "basic", "username": "u", "password": "p"}}, id="a literal password in auth"),
+        pytest.param(HTTP, {"auth": {"kind": "digest"}}, id="another auth"),
+        pytest.param(HTTP, {"auth": {"kind": "header", "name": "Host", "value": "${env:K}"}}, id="a key as Host"),
+        pytest.param(HTTP, {"auth": {"kind": "header", "name": "idempotency-key", "value": "${env:K}"}}, id="a key where the delivery's key is"),
+        pytest.param(HTTP, {"auth": {"kind": "query", "name": "a&b", "value": "${env:K}"}}, id="a query name that ends itself"),
+        pytest.param(HTTP, {"auth": {"kind": "query", "name": "k", "value": "${env:K}"}, "url": "http://x.example/"}, id="a key in the query without TLS"),
+        pytest.param(HTTP, {"auth": BEARER, "headers": {"authorization": "x"}}, id="auth's header twice"),
+        pytest.param(HTTP, {"signature": HMAC, "headers": {"x-time": "1"}}, id="the signature's time twice"),
+        pytest.param(HTTP, {"signature": HMAC | {"timestamp_header": "x-sig"}}, id="signature and time in one header"),
+        pytest.param(HTTP, {"signature": WEBHOOKS, "headers": {"Webhook-Id": "1"}}, id="the signature's id twice"),
+        pytest.param(HTTP, {"signature": WEBHOOKS, "idempotency": {"header": "webhook-id"}}, id="the key where the signature's id is"),
+        pytest.param(HTTP, {"signature": WEBHOOKS | {"secrets": []}}, id="no signing secret"),
+        pytest.param(HTTP, {"signature": WEBHOOKS | {"secrets": ["${env:A}"] * 3}}, id="three signing secrets"),
+        pytest.param(HTTP, {"client_certificate": {"certificate": "${env:C}"}}, id="a certificate without its key"),
+        pytest.param(HTTP, {"limits": {"per_second": 0.5}}, id="half a request a second"),
+        pytest.param(HTTP, {"key_ttl": 59}, id="a key forgotten at once"),
+        pytest.param(HTTP, {"on_uncertain": "resend"}, id="on_uncertain of a mail"),
+        pytest.param(HTTP, {"credential": "A B"}, id="a credential's name"),
+        pytest.param(HTTP, {"body": "xml"}, id="another body"),
+        pytest.param(HTTP, {"nested": True, "fields": named("a", "a.b")}, id="a value and an object"),
+        pytest.param(HTTP, {"nested": True, "fields": named("a.b.c", "a.b")}, id="an object and a value"),
+        pytest.param(HTTP, {"nested": True, "fields": named(".a")}, id="a part without a name"),
+        pytest.param(HTTP, {"responses": [{"is": "delivered"}]}, id="a rule for everything"),
+        pytest.param(HTTP, {"responses": [{"status": "6xx", "is": "retry"}]}, id="no such status"),
+        pytest.param(HTTP, {"responses": [{"status": "2xx", "is": "retry"}] * 51}, id="too many response rules"),
+        pytest.param(HTTP, {"responses": [{"json": "a" * 201, "is": "retry"}]}, id="an endless path"),
+        pytest.param(HTTP, {"responses": [{"json": "(" * 100, "is": "retry"}]}, id="brackets without end"),
+        pytest.param(HTTP, {"record_id": ""}, id="an empty path"),
+        pytest.param(HTTP, {"removal": {"url": "https://{country}.example/"}}, id="a removal's host"),
+        pytest.param(HTTP, {"removal": {"url": "https://x.example/", "method": "GET"}}, id="a removal's method"),
+        pytest.param(MAILCHIMP, {"data_center": "us21.evil.example/"}, id="a data centre that leads elsewhere"),
+        pytest.param(MAILCHIMP, {"list_id": "../x"}, id="a list that leads elsewhere"),
+        pytest.param(MAILCHIMP, {"fields": ["referral_id"]}, id="mailchimp without email"),
+        pytest.param(SALESFORCE, {"object": "Lead/x"}, id="an object that leads elsewhere"),
+        pytest.param(SALESFORCE, {"fields": ["email"]}, id="salesforce without its key"),
+        pytest.param(HUBSPOT, {"id_property": "ref"}, id="hubspot without its key"),
+        pytest.param(META, {"fields": named("EMAIL", "email")}, id="meta's names are in capitals"),
+        pytest.param(META, {"fields": named("FN", "CT")}, id="meta without a person"),
+        pytest.param(META, {"audience_id": "1/users"}, id="an audience that leads elsewhere"),
+        pytest.param(GOOGLE, {"fields": named("givenName", "familyName", "postalCode")}, id="google with half an address"),
         pytest.param(HTTP, {"name": "CRM"}, id="name in capitals"),
         pytest.param(HTTP, {"name": "-crm"}, id="name with outer hyphen"),
         pytest.param(HTTP, {"name": "crm\n"}, id="name with line break"),
@@ -213,6 +291,14 @@ def test_refused(connection: dict[str, Any], changes: dict[str, Any]) -> None:
         pytest.param(HTTP, {"campaigns": ["7", "Spring sale"]}, id="listed campaigns"),
         pytest.param(HTTP, {"timeout": 5}, id="a whole timeout"),
         pytest.param(SFTP, {"password": ..., "private_key": "${file:/run/secrets/key}"}, id="a key"),
+        pytest.param(HTTP, {"auth": BEARER, "signature": WEBHOOKS}, id="auth and signature"),
+        pytest.param(HTTP, {"signature": HMAC, "headers": {"X-Other": "{{}}"}}, id="braces in a header"),
+        pytest.param(HTTP, {"on_uncertain": "hold", "upsert": True}, id="hold where nothing is uncertain"),
+        pytest.param(HTTP, {"nested": True, "fields": named("a.b", "a.c", "ab")}, id="nested"),
+        pytest.param(HTTP, {"fields": named("a", "a.b")}, id="a dot is a dot where nothing is nested"),
+        pytest.param(HTTP, {"responses": [{"status": "302", "is": "delivered"}]}, id="a redirect that says thank you"),
+        pytest.param(META, {"fields": named("FN", "LN")}, id="meta by name"),
+        pytest.param(GOOGLE, {"fields": named("givenName", "familyName", "postalCode", "regionCode")}, id="google by address"),
         pytest.param(SFTP, {"host": "2001:db8::1"}, id="an IPv6 host"),
         pytest.param(SFTP, {"directory": "/in/leads/"}, id="a folder with a slash behind"),
         pytest.param(SFTP, {"schedule": {"cron": "0 8 L * *"}}, id="the last day of the month"),
@@ -221,6 +307,15 @@ def test_refused(connection: dict[str, Any], changes: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_taken(connection: dict[str, Any], changes: dict[str, Any]) -> None:
     assert not refused(connection, **changes)
+
+
+def test_who_recognises_repeats_and_whose_limits_are_shared() -> None:
+    given = (HTTP, HTTP | {"upsert": True, "credential": "one"}, MAILCHIMP, SALESFORCE, HUBSPOT, META, GOOGLE)
+    made = [account(connection).connections[0] for connection in given]
+    assert [connection.recognises_repeats for connection in made] == [False] + [True] * 6
+    assert [connection.shared_as for connection in made[:2]] == ["crm", "one"]
+    for connection in made:
+        assert connection.address.startswith("https://")
 
 
 @pytest.mark.parametrize("name", ["a b", "", "a/b", "é", "a\n", "{a}", "..", "x" * 65, ".a"])
@@ -253,8 +348,16 @@ class TestSet:
         rules = [
             {"name": "sex", "from": "gender", "values": {"M": "Male"}, "empty": "?"},
             {"name": "x", "constant": "é"},
+            {"name": "y", "from": "opted_in_at", "format": "%Y", "zone": "UTC"},
         ]
-        given = ConnectionSet(accounts=(account(HTTP | {"fields": rules}),))
+        more = {
+            "auth": BEARER,
+            "signature": WEBHOOKS,
+            "responses": [{"json": "ok", "equal": True, "is": "delivered"}],
+            "removal": {"url": "https://x.example/{email}", "fields": ["email"]},
+        }
+        crms = (MAILCHIMP, SALESFORCE, HUBSPOT, META, GOOGLE)
+        given = ConnectionSet(accounts=(account(HTTP | {"fields": rules} | more, *crms),))
         assert load_definition(given.definition()) == given
 
     def test_any_change_changes_the_digest(self) -> None:
@@ -282,6 +385,14 @@ class TestSet:
         for twice in ((self.one, self.one), (self.one, account(HTTP, name="beta"))):
             with pytest.raises(ValidationError, match="given twice"):
                 ConnectionSet(accounts=twice)
+
+    def test_connections_of_one_credential_state_the_same_limits(self) -> None:
+        shared = {"credential": "one", "limits": {"per_second": 5}}
+        one, same = account(HTTP | shared), account(MAILCHIMP | shared, name="beta")
+        assert ConnectionSet(accounts=(one, same))
+        other = account(MAILCHIMP | {"credential": "one"}, name="beta")
+        with pytest.raises(ValidationError, match="other limits: one"):
+            ConnectionSet(accounts=(one, other))
 
     def test_a_connection_is_found_with_its_account(self) -> None:
         found = ConnectionSet(accounts=(self.one, self.two)).by_name()

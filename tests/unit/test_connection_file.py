@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schemas import yaml_lines
-from schemas.connection import Account, ConnectionSet
+from schemas.connection import Account, ConnectionSet, load_definition
 from schemas.connection_file import Problem, assemble, parse
 
 GOOD = """\
@@ -87,7 +87,7 @@ def test_a_good_file_is_an_account() -> None:
         pytest.param("name: crm", "name: CRM", 4, "connections[0].name", "lower-case", id="name"),
         pytest.param("    kind: http\n", "", 4, "connections[0].kind", "is missing", id="kind missing"),
         pytest.param("kind: http", "kind: htpp", 5, "connections[0].kind", "did you mean http?", id="kind misspelt"),
-        pytest.param("kind: http", "kind: [http]", 5, "connections[0].kind", "must be http, sftp", id="kind a list"),
+        pytest.param("kind: http", "kind: [http]", 5, "connections[0].kind", "must be http, mailchimp", id="kind a list"),
         pytest.param("url: https://crm.example.com/leads", "uri: x", 4, "connections[0].url", "is missing", id="missing: parent's line"),
         pytest.param("https://crm.example.com/leads", "crm.example.com", 6, "connections[0].url", "whole https://", id="url"),
         pytest.param("https://crm.example.com/leads", "https://a:b@crm.example", 6, "connections[0].url", "header as a", id="url with password"),
@@ -107,6 +107,7 @@ def test_a_good_file_is_an_account() -> None:
         pytest.param("{M: Male, F: Female}", "{M: Male, NO: Female}", 11, "connections[0].fields[1].values", "name in quotes", id="NO as a name"),
         pytest.param("{M: Male, F: Female}", "{M: Male, F: on}", 11, "connections[0].fields[1]", "in quotes", id="on as a value"),
         pytest.param("name: origin", "name: email", 12, "connections[0].fields[2].name", "has this name (line 10)", id="column twice"),
+        pytest.param("name: origin", 'name: "or\\udc80igin"', 12, "connections[0].fields[2].name", "half a surrogate pair", id="half a surrogate pair"),
         pytest.param("name: origin", "name: api_key", 13, "connections[0].fields[2].constant", "secret in plain text", id="secret in the body"),
         pytest.param("    password: ${file:/run/secrets/sftp}\n", "", 14, "connections[1]", "no password or private_key", id="no credential"),
         pytest.param("${file:/run/secrets/sftp}", "hunter2", 18, "connections[1].password", "a secret is a reference", id="literal password"),
@@ -148,6 +149,223 @@ def test_one_error_is_one_problem_in_its_line(old: str, new: str, line: int, whe
     assert says in f"{problem.what}; {problem.remedy}"
     extra = {problem.where for problem in found} - {where}
     assert extra <= {"account", "connections[0].uri"}, "one slip is not told as several"
+
+
+PUSHED = """\
+account: acme
+connections:
+  - name: crm
+    kind: http
+    url: https://crm.example.com/leads/{referral_id}
+    auth: {kind: bearer, token: "${env:TOKEN}"}
+    signature:
+      kind: hmac
+      secret: ${env:SIGNING}
+      header: X-Signature
+    headers:
+      X-Campaign: "{campaign_id}"
+    nested: true
+    responses:
+      - {status: 2xx, json: ok, equal: true, is: delivered}
+      - status: "409"
+        text: exists
+        is: duplicate
+    record_id: result.id
+    removal:
+      url: https://crm.example.com/leads/{referral_id}
+      fields: [referral_id]
+    limits: {per_second: 5}
+    fields:
+      - {name: person.mail, from: email}
+      - {name: at, from: opted_in_at, format: "%Y", zone: UTC}
+      - {name: tier, from: attributes.tier, rules: [{regex: "^gold", value: G}]}
+  - name: list
+    kind: mailchimp
+    data_center: us21
+    list_id: abc
+    auth: {kind: basic, username: us, password: "${env:MC}"}
+    credential: chimp
+    limits: {connections: 10}
+    fields: [email, {name: FNAME, from: first_name}]
+  - name: leads
+    kind: salesforce
+    instance_url: https://acme.my.salesforce.com
+    external_id: Ref__c
+    auth: {kind: oauth2, token_url: "https://login.salesforce.com/services/oauth2/token", client_id: x, client_secret: "${env:SF}"}
+    fields:
+      - {name: Ref__c, from: referral_id}
+  - name: contacts
+    kind: hubspot
+    auth: {kind: bearer, token: "${env:HS}"}
+    fields:
+      - email
+  - name: meta
+    kind: meta_custom_audience
+    audience_id: "12"
+    auth: {kind: bearer, token: "${env:META}"}
+    fields:
+      - {name: EMAIL, from: email}
+  - name: google
+    kind: google_customer_match
+    account_id: "1"
+    audience_id: "2"
+    auth: {kind: oauth2_assertion, token_url: "https://oauth2.googleapis.com/token", issuer: i@x.example, private_key: "${env:G}"}
+    fields:
+      - {name: phoneNumber, from: phone_e164}
+"""
+
+
+def test_every_pushed_kind_is_taken_as_written() -> None:
+    found = parse(PUSHED, "acme.yaml")
+    assert isinstance(found, Account), found
+    assert [connection.kind for connection in found.connections] == [
+        "http", "mailchimp", "salesforce", "hubspot", "meta_custom_audience", "google_customer_match",
+    ]  # fmt: skip
+    assert [connection.recognises_repeats for connection in found.connections] == [False] + [True] * 5
+    assert load_definition(ConnectionSet(accounts=(found,)).definition()).accounts == (found,)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "where", "says"),
+    [
+        pytest.param("leads/{referral_id}\n    auth", "leads/{refferal_id}\n    auth", 5, "connections[0].url", "did you mean referral_id?", id="field of an address"),
+        pytest.param("crm.example.com/leads/{referral_id}\n    auth", "{campaign_id}.example.com\n    auth", 5, "connections[0].url", "never in scheme, host or port", id="field in the host"),
+        pytest.param("crm.example.com/leads/{referral_id}\n    auth", "crm.example.com:{age}/\n    auth", 5, "connections[0].url", "cannot be used", id="field in the port"),
+        pytest.param("https://crm.example.com/leads/{referral_id}\n    auth", "'{attributes.url}'\n    auth", 5, "connections[0].url", "whole https://", id="field as the address"),
+        pytest.param("leads/{referral_id}\n    auth", "leads/${env:PATH}\n    auth", 5, "connections[0].url", "use auth", id="secret in the address"),
+        pytest.param("leads/{referral_id}\n    auth", "leads/{referral_id\n    auth", 5, "connections[0].url", "a brace by itself", id="brace left open"),
+        pytest.param("leads/{referral_id}\n    auth", "leads?api_key=abc\n    auth", 5, "connections[0].url", "holds a secret", id="secret in the query"),
+        pytest.param('token: "${env:TOKEN}"', "token: abc", 6, "connections[0].auth.token", "a secret is a reference", id="literal token"),
+        pytest.param('kind: bearer, token: "${env:TOKEN}', 'kind: baerer, token: "${env:TOKEN}', 6, "connections[0].auth.kind", "did you mean bearer?", id="auth misspelt"),
+        pytest.param('{kind: bearer, token: "${env:TOKEN}"}', '{token: "${env:TOKEN}"}', 6, "connections[0].auth.kind", "add kind: none, header", id="auth of no kind"),
+        pytest.param('{kind: bearer, token: "${env:TOKEN}"}', '{kind: bearer, token: "${env:T}", tokn: x}', 6, "connections[0].auth.tokn", "did you mean token?", id="auth's member misspelt"),
+        pytest.param('{kind: bearer, token: "${env:TOKEN}"}', '{kind: query, name: k, value: "${env:K}"}\n    base: 1', 7, "connections[0].base", "is unknown here", id="unknown member"),
+        pytest.param("kind: hmac", "kind: hmca", 8, "connections[0].signature.kind", "must be hmac or standard_webhooks", id="signature misspelt"),
+        pytest.param("header: X-Signature", "header: Authorization", 7, "connections[0].signature", "auth and signature write the same header", id="signature where auth is"),
+        pytest.param("header: X-Signature", "header: x-campaign", 12, "connections[0].headers.X-Campaign", "signature writes this header", id="header of the signature"),
+        pytest.param('X-Campaign: "{campaign_id}"', "authorization: ${env:A}", 12, "connections[0].headers.authorization", "auth writes this header", id="header of auth"),
+        pytest.param("    headers:\n", "    idempotency: {header: x-signature}\n    headers:\n", 11, "connections[0].idempotency", "the header of the key", id="signature where the key is"),
+        pytest.param('"{campaign_id}"', '"{campain_id}"', 12, "connections[0].headers.X-Campaign", "did you mean campaign_id?", id="field of a header"),
+        pytest.param('"{campaign_id}"', '"{"', 12, "connections[0].headers.X-Campaign", "a brace by itself", id="brace in a header"),
+        pytest.param("nested: true", "nested: true\n    body: form", 13, "connections[0].nested", "a form has no objects", id="a nested form"),
+        pytest.param("{status: 2xx, json: ok, equal: true, is: delivered}", "{status: 2xx, json: ok, equal: true}", 15, "connections[0].responses[0].is", "is missing", id="rule without verdict"),
+        pytest.param("{status: 2xx, json: ok, equal: true, is: delivered}", "{is: delivered}", 15, "connections[0].responses[0]", "say when the rule applies", id="rule without condition"),
+        pytest.param("equal: true, is", "equal: true, contains: x, is", 15, "connections[0].responses[0]", "either equal or contains", id="two comparisons"),
+        pytest.param("status: 2xx, json: ok, equal", "status: 2xx, equal", 15, "connections[0].responses[0]", "add json", id="comparison with nothing"),
+        pytest.param("json: ok", "json: 'ok['", 15, "connections[0].responses[0].json", "no JMESPath", id="broken path"),
+        pytest.param("json: ok", "json: '[a, b]'", 15, "connections[0].responses[0].json", "leads to one value", id="path to several"),
+        pytest.param("json: ok", "json: 'upper(a)'", 15, "connections[0].responses[0].json", "no function of this name", id="unknown function"),
+        pytest.param("is: delivered", "is: done", 15, "connections[0].responses[0].is", "'delivered', 'duplicate'", id="verdict"),
+        pytest.param('status: "409"', "status: 409", 16, "connections[0].responses[1].status", "put it in quotes", id="status a number"),
+        pytest.param('status: "409"', 'status: "4x9"', 16, "connections[0].responses[1].status", "400-499", id="status"),
+        pytest.param('status: "409"', 'status: "499-400"', 16, "connections[0].responses[1].status", "400-499", id="statuses backwards"),
+        pytest.param("record_id: result.id", "record_id: result..id", 19, "connections[0].record_id", "no JMESPath", id="record_id"),
+        pytest.param("fields: [referral_id]", "fields: [referral_id, referral_id]", 22, "connections[0].removal.fields", "the same name", id="removal's field twice"),
+        pytest.param("fields: [referral_id]", "fields: [referral_id]\n      methd: POST", 23, "connections[0].removal.methd", "did you mean method?", id="removal's member misspelt"),
+        pytest.param("fields: [referral_id]", "fields: [{name: a..b, from: email}]", 22, "connections[0].removal.fields[0]", "a part of the name is empty", id="part without a name"),
+        pytest.param("fields: [referral_id]", "fields: [{name: token, constant: abc}]", 22, "connections[0].removal.fields[0].constant", "secret in plain text", id="secret in the removal"),
+        pytest.param("limits: {per_second: 5}", "limits: {per_second: 0}", 23, "connections[0].limits.per_second", "at least 1", id="no request a second"),
+        pytest.param("limits: {per_second: 5}", "limits: {per_secnd: 5}", 23, "connections[0].limits.per_secnd", "did you mean per_second?", id="limit misspelt"),
+        pytest.param("limits: {per_second: 5}", "limits: {connections: 0}", 23, "connections[0].limits.connections", "at least 1", id="no connection"),
+        pytest.param("name: at,", "name: person,", 25, "connections[0].fields[0]", "wants an object", id="a value and an object"),
+        pytest.param('"%Y"', '"%B"', 26, "connections[0].fields[1]", "the directives here are", id="format"),
+        pytest.param('"^gold"', '"(a+)+$"', 27, "connections[0].fields[2].rules[0].regex", "could run for ever", id="regex"),
+        pytest.param("data_center: us21", "data_center: us21\n    external_id: x", 31, "connections[1].external_id", "only salesforce connections have it", id="a member of another kind"),
+        pytest.param("data_center: us21", "data_center: us21\n    url: https://x.example", 31, "connections[1].url", "only http connections have it", id="a url of its own"),
+        pytest.param("    auth: {kind: basic, username: us", '    client_certificate: {certificate: "${env:C}", private_key: "${env:K}"}\n    auth: {kind: basic, username: us', 32, "", "", id="a client certificate beside a login"),
+        pytest.param('    auth: {kind: basic, username: us, password: "${env:MC}"}\n', "", 28, "connections[1].auth", "add auth: {kind: basic", id="mailchimp without a login"),
+        pytest.param('{kind: basic, username: us, password: "${env:MC}"}', "{kind: none}", 28, "connections[1].auth", "add auth: {kind: basic", id="mailchimp with no login"),
+        pytest.param("data_center: us21", "data_center: US-21", 30, "connections[1].data_center", "the end of the API key", id="data centre"),
+        pytest.param("data_center: us21", "data_center: us21\n    base_url: 'https://x.example/{email}#x'", 31, "connections[1].base_url", "no fragment", id="a base with a fragment"),
+        pytest.param("data_center: us21", "data_center: us21\n    base_url: 'https://x.example/${env:MC}'", 31, "connections[1].base_url", "without braces", id="a base with a reference"),
+        pytest.param("data_center: us21", "data_center: us21\n    base_url: 'https://x.example/?a=b'", 31, "connections[1].base_url", "leave its query", id="a base with a query"),
+        pytest.param("oauth2/token", "oauth2/{country}", 40, "connections[2].auth.token_url", "without braces", id="a field in the token's address"),
+        pytest.param("external_id: Ref__c", "external_id: Ref c", 39, "connections[2].external_id", "give the API name", id="external id"),
+        pytest.param('audience_id: "12"', "audience_id: 12", 50, "connections[4].audience_id", "put it in quotes", id="audience a number"),
+        pytest.param('account_id: "1"', 'account_id: "123-456"', 56, "connections[5].account_id", "digits alone", id="account with hyphens"),
+        pytest.param("username: us", "username: '${US}'", 32, "connections[1].auth.username", "a reference is written", id="username by reference"),
+        pytest.param("leads/{referral_id}\n    auth", "leads?key={referral_id}\n    auth", 5, "", "", id="a field called key is no secret"),
+        pytest.param('X-Campaign: "{campaign_id}"', 'X-Session-Token: "{attributes.token}"', 12, "", "", id="a token of the referral's is no secret"),
+        pytest.param('X-Campaign: "{campaign_id}"', 'X-Session-Token: "abc{attributes.token}"', 12, "connections[0].headers.X-Session-Token", "secret in plain text", id="a secret beside a field"),
+        pytest.param("[email, {name: FNAME, from: first_name}]", "[referral_id]", 35, "connections[1].fields", "by the email address; add {name: email, from: email}", id="mailchimp without email"),
+        pytest.param("name: FNAME", "name: First name", 35, "connections[1].fields[1]", "tag has at most 10 letters", id="mailchimp's tag"),
+        pytest.param("{name: Ref__c, from: referral_id}", "{name: Email, from: email}", 41, "connections[2].fields", "no field is named Ref__c", id="salesforce without its key"),
+        pytest.param("oauth2/token", "oauth2/token?client_secret=abc", 40, "connections[2].auth.token_url", "holds a secret", id="secret in the token's address"),
+        pytest.param("      - email\n", "      - {name: mail, from: email}\n", 46, "connections[3].fields", "no field is named email", id="hubspot without its key"),
+        pytest.param("{name: EMAIL, from: email}", "{name: email, from: email}", 53, "connections[4].fields[0]", "Meta has no identifier of this name; name it one of COUNTRY, CT", id="meta's identifier"),
+        pytest.param("{name: EMAIL, from: email}", "{name: CT, from: city}", 52, "connections[4].fields", "Meta finds nobody by these fields alone", id="meta without a person"),
+        pytest.param("{name: phoneNumber, from: phone_e164}", "{name: givenName, from: first_name}", 59, "connections[5].fields", "add {name: emailAddress, from: email}", id="google without a person"),
+    ],
+)  # fmt: skip
+def test_one_slip_in_a_pushed_kind_is_one_problem(
+    old: str, new: str, line: int, where: str, says: str
+) -> None:
+    assert PUSHED.count(old) == 1
+    if not where:
+        assert isinstance(parse(PUSHED.replace(old, new), "acme.yaml"), Account)
+        return
+    found = problems(PUSHED.replace(old, new))
+    assert [(problem.line, problem.where) for problem in found] == [(line, where)]
+    assert says in f"{found[0].what}; {found[0].remedy}"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        pytest.param("http://crm.example.com/", "could be read on the way; use https", id="without TLS"),
+        pytest.param("https://crm.example.com/?k=1", "has this name in its query already", id="name taken"),
+        pytest.param("https://crm.example.com/?x=1", None, id="with TLS"),
+        pytest.param("http://127.0.0.1:8080/", None, id="on this machine"),
+        pytest.param("http://127.0.0.1.example.com/", "could be read on the way", id="not on this machine"),
+    ],
+)
+def test_a_key_in_the_query(url: str, says: str | None) -> None:
+    auth = '\n    auth: {kind: query, name: k, value: "${env:K}"}'
+    text = edited("    url: https://crm.example.com/leads", f"    url: {url}{auth}")
+    if says is None:
+        assert isinstance(parse(text, "acme.yaml"), Account)
+        return
+    [problem] = problems(text)
+    assert problem.line == 7
+    assert says in str(problem)
+
+
+SHARED = """\
+account: {account}
+connections:
+  - name: {name}
+    kind: mailchimp
+    data_center: us21
+    list_id: abc
+    credential: {credential}
+    auth: {{kind: bearer, token: "${{env:T}}"}}
+    limits: {limits}
+    fields: [email]
+"""
+
+
+@pytest.mark.parametrize(
+    ("credential", "limits", "told"),
+    [
+        pytest.param("chimp", "{connections: 10}", False, id="the same"),
+        pytest.param("chimp", "{connections: 9}", True, id="another number"),
+        pytest.param("chimp", "{}", True, id="none"),
+        pytest.param("other", "{}", False, id="another credential"),
+    ],
+)
+def test_connections_of_one_credential_state_the_same_limits(
+    credential: str, limits: str, told: bool
+) -> None:
+    one = SHARED.format(account="a", name="one", credential="chimp", limits="{connections: 10}")
+    two = SHARED.format(account="b", name="two", credential=credential, limits=limits)
+    found = assemble([("a.yaml", one), ("b.yaml", two)])
+    assert isinstance(found, list) is told
+    if isinstance(found, list):
+        [problem] = found
+        assert str(problem) == (
+            "b.yaml:9: connections[0].limits: other limits stand in a.yaml:9 for the same credential; "
+            "state the same limits wherever it is used"
+        )
 
 
 @pytest.mark.parametrize(
@@ -288,7 +506,10 @@ def test_no_file_at_all_is_a_problem_but_an_account_without_connections_is_not()
 
 def test_a_problem_reads_as_one_line() -> None:
     [problem] = problems(edited("kind: http", "kind: htpp"))
-    assert str(problem) == "acme.yaml:5: connections[0].kind: must be http, sftp or email; did you mean http?"
+    assert str(problem) == (
+        "acme.yaml:5: connections[0].kind: must be http, mailchimp, salesforce, hubspot, meta_custom_audience, "
+        "google_customer_match, sftp or email; did you mean http?"
+    )
 
 
 SECRET = "s3cr3tXYZZY"

@@ -12,6 +12,7 @@ from consumer.frozen import Frozen, thaw
 from consumer.intake import MAX_BATCH, MAX_BATCH_BYTES
 from consumer.offers import batch
 from consumer.stream import Record
+from schemas.delivery import Action, delivery_id
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=80)
 KIB = 1 << 10
@@ -27,10 +28,23 @@ KIB = 1 << 10
         campaign_id=TEXT,
         produced_at_us=st.integers(-(2**62), 2**62),
         body=st.binary(max_size=400),
+        values=st.dictionaries(TEXT, TEXT, max_size=4),
+        removal=st.none() | TEXT.map(str.encode),
+        action=st.sampled_from(Action),
     )
 )
 def test_what_was_frozen_comes_back(frozen: Frozen) -> None:
     assert thaw(frozen.freeze()) == frozen
+
+
+def test_what_takes_a_delivery_back_has_its_own_key_and_the_same_values() -> None:
+    made = Frozen("d", "r", 3, "a", "c", 0, b"{}", {"email": "zoe@example.com"}, b"")
+    back = made.taken_back("crm")
+    assert back == Frozen(
+        delivery_id("crm", "r", 3, Action.REMOVE), "r", 3, "a", "c", 0, b"", made.values, None, Action.REMOVE
+    )
+    assert back.taken_back("crm") is None
+    assert "zoe" not in repr(made) + repr(back)
 
 
 @given(body=st.binary(max_size=400))

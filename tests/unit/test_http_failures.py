@@ -31,10 +31,34 @@ SENT = "client error (SendRequest)"
             id="timeout of the connector",
         ),
         pytest.param(
-            "PoolTimeoutError", ["deadline has elapsed"], NotSent("no connection in time"), id="queued"
+            "PoolTimeoutError", ["deadline has elapsed"], NotSent("no free connection in time"), id="queued"
         ),
         pytest.param(
             "BuilderError", [], Unsendable("the address or a header cannot be sent"), id="never built"
+        ),
+        pytest.param(
+            "ConnectError",
+            [URL, SENT, "connection error", "received fatal alert: UnknownCA"],
+            NotSent("the server refuses our client certificate"),
+            id="our certificate",
+        ),
+        pytest.param(
+            "ConnectError",
+            [URL, CONNECT, "received fatal alert: CertificateExpired"],
+            NotSent("the server refuses our client certificate"),
+            id="ours, not the server's",
+        ),
+        pytest.param(
+            "ConnectError",
+            [URL, CONNECT, "invalid peer certificate: Expired"],
+            NotSent("TLS certificate expired"),
+            id="the server's",
+        ),
+        pytest.param(
+            "ConnectError",
+            [URL, SENT, "connection error", "received fatal alert: InternalError"],
+            Unknown("no answer (ConnectError)"),
+            id="any other alert is no proof",
         ),
         pytest.param("ReadError", ["error decoding response body", "?"], None, id="lost after its head"),
         pytest.param("RequestPanicError", [], Unknown("no answer (RequestPanicError)"), id="its own defect"),

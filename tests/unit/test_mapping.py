@@ -5,22 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schemas.mapping import (
-    CONSENT,
-    KNOWN,
-    NESTED,
-    PARTNER,
-    PERSONAL,
-    FieldRule,
-    Value,
-    ValueRule,
-    render,
-    text,
-)
+from schemas import formats, pattern
+from schemas.mapping import FieldRule, Value, ValueRule, render, text
+from schemas.sources import CONSENT, KNOWN, NESTED, PARTNER, PERSONAL
 from tests.support.referral_events import PERSONAL_VALUES, decoded, event
 
 PARTNER_VALUES = ("partner-77", "checkout-3", "order-9912")
@@ -111,6 +102,144 @@ def test_the_first_matching_rule_wins_and_numbers_are_matched_as_text() -> None:
 
 
 @pytest.mark.parametrize(
+    ("expression", "given", "found"),
+    [
+        pytest.param("own", "Home OWNER", True, id="anywhere, in any case"),
+        pytest.param("^own", "home owner", False, id="at the beginning"),
+        pytest.param("er$", " home owner ", True, id="outer blanks do not count"),
+        pytest.param(r"^\+?61[0-9]{9}$", "+61400000001", True, id="a phone"),
+        pytest.param(r"^(gold|silver)-", "gold-member", True, id="alternatives"),
+        pytest.param(".", "x" * (pattern.MAX_TEXT + 1), False, id="a text too long matches nothing"),
+        pytest.param("stra(ss|ß)e", "Hauptstraße", True, id="beyond ASCII"),
+    ],
+)
+def test_a_regular_expression_looks_anywhere(expression: str, given: str, found: bool) -> None:
+    assert ValueRule(regex=expression, value="x").matches(given) is found
+
+
+@pytest.mark.parametrize(
+    ("expression", "says"),
+    [
+        pytest.param("(a*)*b", "could run for ever", id="nested"),
+        pytest.param("(a+)+$", "could run for ever", id="nested, plus"),
+        pytest.param("(a|ab)*c", "could run for ever", id="a repeated choice"),
+        pytest.param("(a|a)*c", "could run for ever", id="a repeated choice of the same"),
+        pytest.param("(?:a?){0,300}b", "could run for ever", id="a repeated option"),
+        pytest.param("a?" * 30 + "a" * 30, "could run for ever", id="options in a row"),
+        pytest.param(".*.*x", "could run for ever", id="two repetitions from anywhere"),
+        pytest.param("^.*.*.*x", "could run for ever", id="three repetitions from the beginning"),
+        pytest.param("(?m)^.*.*x", "could run for ever", id="every line is a beginning"),
+        pytest.param("(?:){60000}", "could run for ever", id="nothing, often"),
+        pytest.param("((a{99}){99}){99}", "could run for ever", id="a million letters"),
+        pytest.param(r"(a)\1", "back references", id="back reference"),
+        pytest.param("(?=a)a", "look-arounds", id="look-ahead"),
+        pytest.param("(?<!a)a", "look-arounds", id="look-behind"),
+        pytest.param("(a)?(?(1)b|c)", "back references", id="condition"),
+        pytest.param("a{99999999999}", "no regular expression", id="endless number"),
+        pytest.param("(", "no regular expression", id="open bracket"),
+        pytest.param("*", "no regular expression", id="nothing to repeat"),
+        pytest.param("[[a]", "no regular expression", id="what Python will read otherwise one day"),
+        pytest.param("a" * 201, "1 to 200", id="too long"),
+        pytest.param("", "1 to 200", id="empty"),
+    ],
+)
+def test_regular_expressions_refused(expression: str, says: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        ValueRule(regex=expression, value="x")
+    assert says in str(refused.value)
+
+
+@given(
+    st.text(st.sampled_from("a.b*+?|()[]{}1,0^$\\"), min_size=1, max_size=14),
+    st.text(st.sampled_from("ab1"), max_size=3),
+)
+@settings(deadline=2_000)
+def test_no_expression_that_is_taken_takes_long(expression: str, end: str) -> None:
+    try:
+        rule_ = ValueRule(regex=expression, value="x")
+    except ValidationError:
+        return
+    rule_.matches("a" * (pattern.MAX_TEXT - len(end)) + end)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param({"from": "opted_in_at", "format": "%d/%m/%Y %H:%M:%S"}, "08/03/2026 02:30:00", id="a time, in UTC"),
+        pytest.param({"from": "opted_in_at", "format": "%Y-%m-%dT%H:%M:%S.%f%z", "zone": "Australia/Sydney"}, "2026-03-08T13:30:00.123457+1100", id="a time in a zone"),
+        pytest.param({"from": "opted_in_at", "format": "%I:%M %p", "zone": "America/New_York"}, "09:30 PM", id="twelve hours"),
+        pytest.param({"from": "opted_in_at", "format": "%s000"}, "1772937000000", id="Unix milliseconds"),
+        pytest.param({"from": "consent.granted_at", "format": "%y%j"}, "26060", id="day of the year"),
+        pytest.param({"from": "birth_date", "format": "%m/%d/%Y"}, "12/31/1990", id="a date"),
+        pytest.param({"from": "birth_date", "format": "100%%"}, "100%", id="a percent sign"),
+        pytest.param({"from": "opted_in_at", "format": "%d", "other": "x"}, "x", id="other goes before a format"),
+        pytest.param({"from": "bid_price", "decimals": 2}, "1.25", id="money"),
+        pytest.param({"from": "bid_price", "decimals": 1}, "1.3", id="half up"),
+        pytest.param({"from": "age", "decimals": 2}, "35.00", id="a whole number"),
+        pytest.param({"from": "email", "decimals": 2}, "zoe@example.com", id="no number"),
+        pytest.param({"from": "answers.q2", "type": "number"}, 7, id="a number from text"),
+        pytest.param({"from": "bid_price", "type": "number"}, 1.25, id="money as a number, because asked"),
+        pytest.param({"from": "bid_price", "decimals": 2, "type": "number"}, 1.25, id="both"),
+        pytest.param({"from": "postal_code", "type": "number"}, "02650", id="a leading zero stays"),
+        pytest.param({"from": "email", "type": "number"}, "zoe@example.com", id="no number stays text"),
+        pytest.param({"constant": "9007199254740991", "type": "number"}, 2**53 - 1, id="the largest whole number"),
+        pytest.param({"constant": "9007199254740992", "type": "number"}, "9007199254740992", id="a long id stays text"),
+        pytest.param({"constant": "0.1234567890123456", "type": "number"}, "0.1234567890123456", id="too many digits stay text"),
+        pytest.param({"constant": "-0.50", "type": "number"}, -0.5, id="negative"),
+        pytest.param({"constant": "1e5", "type": "number"}, "1e5", id="an exponent is no number"),
+        pytest.param({"constant": "nan", "type": "number"}, "nan", id="nan is no number"),
+        pytest.param({"constant": "\u0663", "type": "number"}, "\u0663", id="an Arabic digit is no number"),
+        pytest.param({"constant": "Yes", "type": "boolean"}, True, id="yes"),
+        pytest.param({"from": "gender", "values": {"F": "0"}, "type": "boolean"}, False, id="a rule's value is typed"),
+        pytest.param({"constant": "maybe", "type": "boolean"}, "maybe", id="maybe stays text"),
+        pytest.param({"from": "age", "type": "text"}, "35", id="a number as text"),
+        pytest.param({"from": "is_test", "type": "text"}, "false", id="a boolean as text"),
+        pytest.param({"from": "language", "type": "number"}, None, id="missing stays missing"),
+        pytest.param({"from": "language", "type": "number", "empty": "0"}, 0, id="missing: empty, typed"),
+    ],
+)  # fmt: skip
+def test_formats_and_types(given: dict[str, Any], expected: Value) -> None:
+    found = value({"name": "x"} | given)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        pytest.param(
+            {"from": "email", "format": "%Y"}, "format is for dates and times", id="format of a text"
+        ),
+        pytest.param({"from": "opted_in_at", "format": "%B"}, "the directives here are", id="a month's name"),
+        pytest.param({"from": "opted_in_at", "format": "%-d"}, "the directives here are", id="glibc's own"),
+        pytest.param(
+            {"from": "opted_in_at", "format": "5%"}, "the directives here are", id="half a directive"
+        ),
+        pytest.param(
+            {"from": "birth_date", "format": "%H"}, "the directives here are", id="the hour of a date"
+        ),
+        pytest.param(
+            {"from": "birth_date", "format": "%d", "zone": "UTC"}, "zone goes with", id="the zone of a date"
+        ),
+        pytest.param({"from": "opted_in_at", "zone": "UTC"}, "zone goes with", id="a zone without a format"),
+        pytest.param({"from": "opted_in_at", "format": "%d", "zone": "Sydney"}, "IANA", id="no such zone"),
+        pytest.param(
+            {"from": "opted_in_at", "decimals": 2}, "decimals is for numbers", id="decimals of a time"
+        ),
+        pytest.param(
+            {"constant": "1", "decimals": 2}, "decimals is for numbers", id="decimals of a constant"
+        ),
+        pytest.param({"from": "age", "decimals": 7}, "less than or equal to 6", id="too many decimals"),
+        pytest.param({"from": "age", "type": "int"}, "'text', 'number' or 'boolean'", id="another type"),
+    ],
+)
+def test_formats_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        rule({"name": "x"} | given)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
     "given",
     [
         pytest.param("emial", id="no such field"),
@@ -130,6 +259,7 @@ def test_the_first_matching_rule_wins_and_numbers_are_matched_as_text() -> None:
         pytest.param({"name": "x", "from": "email", "values": {}, "rules": []}, id="values and rules"),
         pytest.param({"name": "x", "from": "email", "rules": [{"value": "y"}]}, id="a rule without condition"),
         pytest.param({"name": "x", "from": "email", "rules": [{"equal": "a", "contains": "b", "value": "y"}]}, id="both"),
+        pytest.param({"name": "x", "from": "email", "rules": [{"equal": "a", "regex": "b", "value": "y"}]}, id="equal and regex"),
         pytest.param({"name": "x", "from": "email", "rules": [{"contains": " ", "value": "y"}]}, id="matches everything"),
         pytest.param({"name": "x", "from": "email", "rules": [{"equal": "", "value": "y"}]}, id="matches nothing"),
         pytest.param({"name": "x", "from": "email", "rules": [{"equal": "a", "value": "y"}] * 501}, id="too many rules"),
@@ -190,7 +320,23 @@ def test_every_person_field_of_the_sample_counts_as_personal() -> None:
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [(None, ""), (True, "true"), (False, "false"), (0, "0"), (-5, "-5"), ("", ""), ("x", "x")],
+    [
+        (None, ""),
+        (1.25, "1.25"),
+        (0.00001, "0.00001"),
+        (True, "true"),
+        (False, "false"),
+        (0, "0"),
+        (-5, "-5"),
+        ("", ""),
+        ("x", "x"),
+    ],
 )
 def test_cells(given: Value, expected: str) -> None:
     assert text(given) == expected
+
+
+@pytest.mark.parametrize("digits", [27, 28, 40])
+def test_a_number_of_many_digits_keeps_them_all(digits: int) -> None:
+    assert formats.rounded("9" * digits + ".5", 1) == "9" * digits + ".5"
+    assert formats.rounded("1" * digits, 6) == "1" * digits + ".000000"

@@ -269,3 +269,19 @@ def test_with_a_registry_the_confluent_format_is_read(schema_id: int, dead: list
     assert [why for _, why in plan.dead] == dead
     assert len(plan.entries[1].targets) == 2
     assert bool(plan.entries[0].targets) is not bool(dead)
+
+
+def test_a_defect_met_by_one_referral_is_its_dead_letter_alone() -> None:
+    def some(referral: Referral, given: Record, wanted: Sequence[AnyConnection]) -> list[LaneTarget]:
+        if given.offset == 41:
+            raise ZeroDivisionError("ada@example.com")
+        return targets(referral, given, wanted)
+
+    planner = Planner("push", b"key", True, some)
+    plan = planner.plan([published(40), published(41), published(42)], ROUTER, NOW)
+    ((dead, reason),) = plan.dead
+    assert dead.offset == 41
+    assert "ZeroDivisionError at test_plan.py:" in reason
+    assert "ada@" not in reason
+    assert [len(entry.targets) for entry in plan.entries] == [2, 0, 2]
+    assert note(plan.entries[1]).outcome is Outcome.UNDECODABLE

@@ -13,7 +13,10 @@ restart. What a path does is its mode, given at start (`--mode /acme=503:2`) or 
     reset            read the request, reset the connection, apply nothing
     <status>[:<s>]   answer this status (with Retry-After: <s>), apply nothing
 
+`DELETE /<connection>/…/<id>` forgets a person: a removal, or the repeat of one under the same key.
+
 `GET /_control` answers the number of effects, repeats, mismatches and refusals of each connection.
+With `--requests FILE` every request is a line of that file, the refused ones too, before it is answered.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import json
 import re
 import socket
 import struct
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +103,7 @@ class Crm:
     log: EffectLog
     modes: dict[str, Mode] = field(default_factory=dict)
     referral_field: str = "referral_id"
+    requests: EffectLog | None = None
     #: (connection, key) to (SHA-256 of the body, the answer's number).
     keys: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
     counts: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
@@ -108,35 +113,42 @@ class Crm:
         for effect in read_effects(path):
             self.counts[effect["connection"]][effect["kind"]] += 1
             self.last = max(self.last, effect["number"])
-            if effect["kind"] == "effect" and effect["key"]:
+            if effect["kind"] in {"effect", "removal"} and effect["key"]:
                 self.keys[effect["connection"], effect["key"]] = effect["sha256"], effect["number"]
 
     def mode(self, path: str) -> Mode:
         matching = [prefix for prefix in self.modes if path.startswith(prefix)]
         return self.modes[max(matching, key=len)] if matching else Mode("ok")
 
-    def handle(self, path: str, key: str, body: bytes) -> Answer | Silence:
+    def handle(self, path: str, key: str, body: bytes, method: str = "POST") -> Answer | Silence:
         if path == CONTROL:
             return self._control(body)
         connection = path.split("/", 2)[1].partition("?")[0]
         mode = self.mode(path)
+        if self.requests is not None:
+            digest = hashlib.sha256(body).hexdigest()
+            self.requests.append({"at": time.time(), "connection": connection, "key": key, "sha256": digest})
         if mode.name in {"hang", "reset", "status"}:
             self.counts[connection]["refused"] += 1
             if mode.name == "status":
                 return Answer(mode.status, b"{}", mode.retry_after)
             return Silence(reset=mode.name == "reset")
-        answer = self._apply(connection, "" if mode.name == "ignore-keys" else key, key, body)
+        gone = path.partition("?")[0].rsplit("/", 1)[1] if method == "DELETE" else None
+        answer = self._apply(connection, "" if mode.name == "ignore-keys" else key, key, body, gone)
         lost = mode.name == "lost"
         return Silence(reset=True) if lost else Answer(answer.status, answer.body, delay=mode.delay)
 
-    def _apply(self, connection: str, remembered: str, key: str, body: bytes) -> Answer:
-        digest = hashlib.sha256(body).hexdigest()
+    def _apply(self, connection: str, remembered: str, key: str, body: bytes, gone: str | None) -> Answer:
+        """`gone`: the person to forget, if that is what is asked."""
+        digest = hashlib.sha256(body if gone is None else gone.encode()).hexdigest()
         known = self.keys.get((connection, remembered)) if remembered else None
         kind = "effect" if known is None else "repeat" if known[0] == digest else "mismatch"
+        if gone is not None:
+            kind = {"effect": "removal", "repeat": "removal-repeat"}.get(kind, kind)
         if known is None and remembered and len(self.keys) >= MAX_KEYS:
             return Answer(507, b'{"error":"this receiver remembers no more keys: restart it with a new log"}')
         try:
-            document = json.loads(body)
+            document = json.loads(body) if gone is None else {self.referral_field: gone}
         except ValueError:
             return Answer(400, b'{"error":"not JSON"}')
         referral = document.get(self.referral_field) if isinstance(document, dict) else None
@@ -179,7 +191,7 @@ class Http(asyncio.Protocol):
 
     def _advance(self) -> None:
         while not self.busy and (end := self.buffer.find(b"\r\n\r\n")) >= 0:
-            target, headers = _head(bytes(self.buffer[:end]))
+            method, target, headers = _head(bytes(self.buffer[:end]))
             length = headers.get("content-length", "0")
             if "transfer-encoding" in headers or not length.isascii() or not length.isdigit():
                 self._refuse(Answer(411, b'{"error":"send a Content-Length"}'))
@@ -192,7 +204,8 @@ class Http(asyncio.Protocol):
                 return
             body = bytes(self.buffer[end + 4 : stop])
             del self.buffer[:stop]
-            self._answer(self.crm.handle(target, headers.get("idempotency-key", "").strip('"'), body))
+            key = headers.get("idempotency-key", "").strip('"')
+            self._answer(self.crm.handle(target, key, body, method))
         if len(self.buffer) > (MAX_HEAD + MAX_BODY if self.busy else MAX_HEAD):
             self._refuse(Answer(431))
 
@@ -224,11 +237,11 @@ class Http(asyncio.Protocol):
         asyncio.get_running_loop().call_later(LINGER_S, self.transport.close)
 
 
-def _head(head: bytes) -> tuple[str, dict[str, str]]:
+def _head(head: bytes) -> tuple[str, str, dict[str, str]]:
     request, *lines = head.decode("latin-1").split("\r\n")
     pairs = (line.partition(":") for line in lines)
-    target = request.split(" ")[1] if request.count(" ") == 2 else "/"
-    return target, {name.lower(): value.strip() for name, _, value in pairs}
+    method, target = request.split(" ")[:2] if request.count(" ") == 2 else ("POST", "/")
+    return method, target, {name.lower(): value.strip() for name, _, value in pairs}
 
 
 async def serve(host: str, port: int, crm: Crm) -> None:
@@ -241,10 +254,12 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--requests", type=Path)
     parser.add_argument("--mode", action="append", default=[], metavar="/PREFIX=MODE")
     parser.add_argument("--referral-field", default="referral_id")
     given = parser.parse_args()
-    crm = Crm(EffectLog(given.log), referral_field=given.referral_field)
+    requests = EffectLog(given.requests) if given.requests else None
+    crm = Crm(EffectLog(given.log), referral_field=given.referral_field, requests=requests)
     for pair in given.mode:
         prefix, _, mode = pair.partition("=")
         crm.modes[prefix] = parse_mode(mode)
