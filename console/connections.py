@@ -15,6 +15,7 @@ from consumer import folder as folders
 from consumer.connection_sets import StoredSet
 from consumer.keys import Keys
 from consumer.route import AnyConnection
+from consumer.run import Ground
 from consumer.service import Settings, Stop
 from consumer.store import Store
 from consumer.topics import Topics
@@ -64,10 +65,12 @@ def apply(settings: Settings, wanted: ConnectionSet) -> Applied:
             before = connection_sets.current(ground.store, ground.topics)
         except Stop:  # another release's, which this one replaces whole
             before = StoredSet(connection_sets.version(ground.store, ground.topics), ConnectionSet())
+        changes = difference(before.set, wanted)
+        for name in (name for name, members in changes.changed.items() if "kind" in members):
+            _require_ended(ground, before.set, name)
         version = connection_sets.apply(
             ground.store, ground.out, ground.topics, wanted, ground.layout.partitions
         )
-        changes = difference(before.set, wanted)
         stranded = {
             name: connection_sets.waiting(ground.store, ground.topics, ground.layout.partitions, name)
             for name in changes.removed
@@ -80,6 +83,18 @@ def apply(settings: Settings, wanted: ConnectionSet) -> Applied:
         changes,
         stranded,
     )
+
+
+def _require_ended(ground: Ground, before: ConnectionSet, name: str) -> None:
+    """A body is frozen for the kind it was made for: another kind must not send it. Raises Stop."""
+    if not isinstance(before.by_name()[name][1], PushBase):
+        return
+    left = connection_sets.waiting(ground.store, ground.topics, ground.layout.partitions, name)
+    if left:
+        raise Stop(
+            f"{name} has {count(left, 'delivery', 'deliveries')} waiting, made for its present kind, and "
+            "another kind cannot send them: let them end first, or give the new connection a name of its own"
+        )
 
 
 def pause(settings: Settings, name: str, reason: str) -> bool:

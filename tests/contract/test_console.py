@@ -65,6 +65,14 @@ CRM = """\
 """
 
 
+CRM_AS_HUBSPOT = """\
+  - name: acme-crm
+    kind: hubspot
+    auth: {kind: bearer, token: "${env:HUBSPOT_TOKEN}"}
+    fields: [email]
+"""
+
+
 @dataclass(frozen=True)
 class Said:
     code: int
@@ -575,6 +583,24 @@ def test_apply_tells_what_waits_for_a_connection_taken_out(deployment: Deploymen
     (folder / "acme.yaml").write_text(ACME)
     out = deployment.run("connections", "apply", str(folder)).out
     assert "- acme-crm: 3 referrals wait until a connection has that name again\n" in out
+
+
+def test_apply_refuses_another_kind_while_something_waits(deployment: Deployment) -> None:
+    deployment.init()
+    folder = deployment.connect(ACME + CRM)
+    lane = f"{Keys(deployment.topics.referrals, Role.PUSH).prefix(0)}lane:acme-crm:body"
+    with deployment.valkey.client() as client:
+        client.hset(lane, "7", "frozen")
+    (folder / "acme.yaml").write_text(ACME + CRM_AS_HUBSPOT)
+    said = deployment.run("connections", "apply", str(folder))
+    assert (said.code, said.out) == (1, "")
+    assert said.err == (
+        "acme-crm has 1 delivery waiting, made for its present kind, and another kind cannot send them: "
+        "let them end first, or give the new connection a name of its own\n"
+    )
+    with deployment.valkey.client() as client:
+        client.delete(lane)
+    assert "~ acme-crm: " in deployment.run("connections", "apply", str(folder)).out
 
 
 def test_init_refuses_a_compacted_topic(deployment: Deployment) -> None:
