@@ -6,19 +6,23 @@ Each step is durable before the next can do harm.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import BinaryIO
-from zoneinfo import ZoneInfo
+from datetime import UTC, datetime
 
 from batcher.channels import Hold, Retry, sftp
 from batcher.channels.mail import Relay
-from batcher.files import csv_file
-from batcher.files.csv_file import Written
+from batcher.channels.upload import Renamed, Session, Uploaded
+from batcher.files import artefact
+from batcher.files.name import final_name
+from batcher.files.packing import Packing
+from batcher.files.sink import Out, Written
 from batcher.in_force import FileConnection, place
+from batcher.pack import packing
 from batcher.render import Rows
 from batcher.windows import Gone, State, Windows, WindowState
 from consumer.secrets import Missing, Secrets
-from schemas.connection import SftpConnection
+from schemas.connection import CsvFormat, SftpConnection, UploadConnection
 from schemas.delivery import Outcome
 from schemas.mapping import Value
 from schemas.referral import SchemaById
@@ -56,19 +60,31 @@ class Sending:
     step: Step
 
 
-def file_name(window: WindowState, connection: FileConnection) -> str:
-    """`<connection>-<local date of the seal>-<number>.csv`: never the same twice for a connection."""
-    day = window.sealed_at.astimezone(ZoneInfo(connection.schedule.zone))
-    return f"{connection.name}-{day:%Y%m%d}-{window.number:06d}.csv"
-
-
 def by_sftp(sending: Sending, window: WindowState, connection: SftpConnection) -> tuple[WindowState, Result]:
+    secrets = resolved(sending, connection, "password", "private_key", "passphrase")
+    if isinstance(secrets, Hold):
+        return window, secrets
+    target = sftp.Target(
+        host=connection.host,
+        port=connection.port,
+        username=connection.username,
+        host_keys=connection.host_keys,
+        directory=connection.directory,
+        timeout=connection.timeout,
+        **secrets,
+    )
+    return by_upload(sending, window, connection, sftp.connect(target))
+
+
+def by_upload(
+    sending: Sending,
+    window: WindowState,
+    connection: UploadConnection,
+    connected: AbstractContextManager[Session | Retry | Hold],
+) -> tuple[WindowState, Result]:
     """Upload under a name of our own, make that durable, rename. Temporary gone means renamed."""
-    target = _target(sending, connection)
-    if isinstance(target, Hold):
-        return window, target
-    with sftp.connect(target) as session:
-        if not isinstance(session, sftp.Session):
+    with connected as session:
+        if not isinstance(session, Session):
             return window, session
         if window.state is State.SEALED:
             window, ended = _upload(sending, window, connection, session)
@@ -80,26 +96,29 @@ def by_sftp(sending: Sending, window: WindowState, connection: SftpConnection) -
             return window, Hold(
                 f"it was uploaded to {fields['place']}, which is no longer configured: put that back"
             )
-        part = sftp.Uploaded(fields["part"], int(fields["size"]), fields["sha256"])
-        renamed = session.deliver(part, file_name(window, connection))
+        part = Uploaded(fields["part"], int(fields["size"]), fields["sha256"])
+        renamed = session.deliver(part, fields.get("final") or final_name(window, connection))
         sending.step("renamed")
-        if not isinstance(renamed, sftp.Renamed):
+        if not isinstance(renamed, Renamed):
             return window, renamed
         _sweep(session, window)
         return window, Finished(Outcome.DELIVERED)
 
 
 def _upload(
-    sending: Sending, window: WindowState, connection: SftpConnection, session: sftp.Session
+    sending: Sending, window: WindowState, connection: UploadConnection, session: Session
 ) -> tuple[WindowState, Result | None]:
     """From SEALED to UPLOADED, or how it ended instead."""
+    packed = packed_with(sending, window, connection)
+    if isinstance(packed, Hold):
+        return window, packed
     rows = Rows(sending.windows, window, connection, None, sending.by_id)
     files: list[Written] = []
     uploaded = session.upload(
         f".{window.id}.{window.token}.{window.tries}.part",
-        lambda out: files.append(write(out, connection, rows)),
+        lambda out: files.append(write(out, connection, rows, packed)),
     )
-    if not isinstance(uploaded, sftp.Uploaded):
+    if not isinstance(uploaded, Uploaded):
         return window, uploaded
     sending.step("uploaded")
     facts = told(files[0], rows)
@@ -107,7 +126,13 @@ def _upload(
         if nothing_new(files[0], connection):
             session.remove(uploaded.name)
             return sending.windows.advance(window, facts, durable=False), NOTHING_NEW
-        pinned = {"state": State.UPLOADED, "part": uploaded.name, "place": place(connection), **facts}
+        pinned = {
+            "state": State.UPLOADED,
+            "part": uploaded.name,
+            "place": place(connection),
+            "final": final_name(window, connection),
+            **facts,
+        }
         return sending.windows.advance(window, pinned, durable=True), None
     except Gone:
         # Nobody will ever rename it: who took over uploads under a name of its own.
@@ -115,7 +140,7 @@ def _upload(
         raise
 
 
-def _sweep(session: sftp.Session, window: WindowState) -> None:
+def _sweep(session: Session, window: WindowState) -> None:
     """What dead workers left of this window. Only once it is delivered: before, a part gone means renamed."""
     parts = session.list_parts(f".{window.id}.")
     for part in parts if isinstance(parts, tuple) else ():
@@ -127,6 +152,7 @@ def told(written: Written, rows: Rows) -> dict[str, str | int]:
     return {
         "size": written.bytes,
         "sha256": written.sha256,
+        "plain": written.plain,
         "rows": written.rows,
         "left_out": rows.left_out,
     }
@@ -137,32 +163,30 @@ def nothing_new(written: Written, connection: FileConnection) -> bool:
     return not written.rows and connection.file.empty == "skip"
 
 
-def write(out: BinaryIO, connection: FileConnection, rows: Iterable[Sequence[Value]]) -> Written:
-    """The window's file. Raises what `rows` raises."""
-    guard = connection.file.formula_guard
-    return csv_file.write(
-        out,
-        connection.file,
-        [rule.name for rule in connection.fields],
-        rows,
-        guard=connection.kind == "email" if guard is None else guard,
-    )
+def packed_with(sending: Sending, window: WindowState, connection: FileConnection) -> Packing | Hold:
+    """What the window's file is packed with, as things are now."""
+    return packing(sending.secrets, window, connection, sending.monotonic(), datetime.now(UTC))
 
 
-def _target(sending: Sending, connection: SftpConnection) -> sftp.Target | Hold:
-    resolved: dict[str, str | None] = {}
-    for name in ("password", "private_key", "passphrase"):
+def write(out: Out, connection: FileConnection, rows: Iterable[Sequence[Value]], packed: Packing) -> Written:
+    """The window's file. Raises CannotBeWritten, and what `rows` and `out` raise."""
+    columns = [rule.name for rule in connection.fields]
+    return artefact.write(out, connection.file, columns, rows, packed, guard=guarded(connection))
+
+
+def guarded(connection: FileConnection) -> bool:
+    """Whether formulas are disarmed: as the connection says; unsaid, where a person opens the file. Pure."""
+    told = connection.file.formula_guard if isinstance(connection.file, CsvFormat) else None
+    return connection.kind == "email" if told is None else told
+
+
+def resolved(sending: Sending, connection: UploadConnection, *names: str) -> dict[str, str | None] | Hold:
+    """The secrets behind these members, None where one is not given."""
+    values: dict[str, str | None] = {}
+    for name in names:
         reference = getattr(connection, name)
         value = None if reference is None else sending.secrets.resolve(reference, sending.monotonic())
         if isinstance(value, Missing):
             return Hold(f"{name}: {value.reason}")
-        resolved[name] = value
-    return sftp.Target(
-        host=connection.host,
-        port=connection.port,
-        username=connection.username,
-        host_keys=connection.host_keys,
-        directory=connection.directory,
-        timeout=connection.timeout,
-        **resolved,
-    )
+        values[name] = value
+    return values

@@ -1,7 +1,8 @@
 """How a sealed window leaves by mail: one transaction per recipient.
 
 The intent is durable before the data, the answer after it. Until a first byte may have left, the file is
-made anew at every try; from then on it is the same for everybody, or nobody gets another one.
+made anew at every try; from then on it is the same for everybody, or nobody gets another one. A file that
+would come out otherwise each time, since it is encrypted, is kept from then on.
 """
 
 from __future__ import annotations
@@ -14,15 +15,30 @@ from zoneinfo import ZoneInfo
 
 from batcher.channels import Hold, Retry, mail
 from batcher.channels.mail import Fenced, Sent, Uncertain
-from batcher.deliver import NOTHING_NEW, Finished, Result, Sending, file_name, nothing_new, told, write
+from batcher.deliver import NOTHING_NEW, Finished, Result, Sending, nothing_new, packed_with, told, write
+from batcher.files.name import final_name
+from batcher.files.sink import Written
+from batcher.kept import keep, kept
 from batcher.render import Rows
 from batcher.windows import State, WindowState
 from consumer import metrics
-from schemas.connection import EmailConnection
+from schemas.connection import CsvFormat, EmailConnection
 from schemas.delivery import Outcome
 
 #: base64 makes it 14 MiB: what most mail systems still take. A larger window belongs on SFTP.
 MAX_ATTACHMENT = 10 << 20
+
+
+#: What a file is to a mail program, by its last ending.
+_TYPES = {
+    ".csv": "text/csv",
+    ".jsonl": "application/x-ndjson",
+    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    ".gz": "application/gzip",
+    ".zip": "application/zip",
+    ".pgp": "application/octet-stream",
+    ".asc": "application/octet-stream",
+}
 
 
 class TooLarge(Exception):  # noqa: N818 - what the file is
@@ -31,29 +47,59 @@ class TooLarge(Exception):  # noqa: N818 - what the file is
 
 def by_mail(sending: Sending, window: WindowState, connection: EmailConnection) -> tuple[WindowState, Result]:
     """Send to everybody who is not known to have it, or not known to miss it."""
-    begun = first_byte_left(window.fields)
-    marks = _parsed(window.fields["first_byte"]) if begun else sending.windows.marks_now(sending.partitions)
+    if first_byte_left(window.fields):
+        file = _as_sent(sending, window, connection)
+        return (window, file) if isinstance(file, Hold) else _to_all(sending, window, connection, file)
+    marks = sending.windows.marks_now(sending.partitions)
     rows = Rows(sending.windows, window, connection, marks, sending.by_id)
+    made = _made(sending, window, connection, rows)
+    if isinstance(made, Hold):
+        return window, made
+    file, written = made
+    facts: dict[str, str | int] = {
+        "first_byte": ",".join(f"{p}:{n}" for p, n in marks.items()),
+        **told(written, rows),
+    }
+    if nothing_new(written, connection):
+        return sending.windows.advance(window, facts, durable=False), NOTHING_NEW
+    # Durable with the first recipient's intent: before that nothing leaves.
+    window = sending.windows.advance(window, {"state": State.SENDING, **facts}, durable=False)
+    return _to_all(sending, window, connection, file)
+
+
+def _made(
+    sending: Sending, window: WindowState, connection: EmailConnection, rows: Rows
+) -> tuple[bytes, Written] | Hold:
+    packed = packed_with(sending, window, connection)
+    if isinstance(packed, Hold):
+        return packed
     file = _Capped()
     try:
-        written = write(file, connection, rows)
+        written = write(file, connection, rows, packed)
     except TooLarge as error:
-        return window, Hold(str(error))
-    if begun and written.sha256 != window.fields["sha256"]:
-        return window, Hold(
-            "the rows now give another file than the one some recipients have: "
-            "export the time range by hand for those who miss it"
+        return Hold(str(error))
+    return file.getvalue(), written
+
+
+def _as_sent(sending: Sending, window: WindowState, connection: EmailConnection) -> bytes | Hold:
+    """The file as some recipient may have it already."""
+    if "kept" in window.fields:
+        file = kept(sending.windows, window)
+        if file is not None and hashlib.sha256(file).hexdigest() == window.fields["sha256"]:
+            return file
+        return Hold(
+            "the file some recipients have is no longer kept: export the time range by hand for those who "
+            "miss it"
         )
-    if not begun:
-        facts: dict[str, str | int] = {
-            "first_byte": ",".join(f"{p}:{n}" for p, n in marks.items()),
-            **told(written, rows),
-        }
-        if nothing_new(written, connection):
-            return sending.windows.advance(window, facts, durable=False), NOTHING_NEW
-        # Durable with the first recipient's intent: before that nothing leaves.
-        window = sending.windows.advance(window, {"state": State.SENDING, **facts}, durable=False)
-    return _to_all(sending, window, connection, file.getvalue())
+    marks = _parsed(window.fields["first_byte"])
+    rows = Rows(sending.windows, window, connection, marks, sending.by_id)
+    made = _made(sending, window, connection, rows)
+    if isinstance(made, Hold) or made[1].sha256 == window.fields["sha256"]:
+        return made if isinstance(made, Hold) else made[0]
+    return Hold(
+        "the rows now give another file than the one some recipients have: "
+        "export the time range by hand for those who miss it"
+    )
 
 
 def first_byte_left(fields: Mapping[str, str]) -> bool:
@@ -93,6 +139,9 @@ def _to_recipient(
     held = [window]
 
     def before_data() -> bool:
+        if not connection.file.repeatable and not first_byte_left(held[0].fields):
+            held[0] = keep(sending.windows, held[0], file)
+            sending.step("kept")
         held[0] = sending.windows.advance(held[0], {field: State.SENDING}, durable=True)
         sending.step("sending durable")
         return True
@@ -141,8 +190,10 @@ def _message(
         subject=connection.subject,
         text=f"{text}\n",
         html=f"<p>{text}</p>\n",
-        attachment_name=file_name(window, connection),
+        attachment_name=final_name(window, connection),
         attachment=file,
+        attachment_type=_TYPES[connection.file.endings[-1]],
+        charset=connection.file.encoding if isinstance(connection.file, CsvFormat) else "utf-8",
     )
 
 
@@ -159,6 +210,7 @@ class _Capped(io.BytesIO):
     def write(self, content: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]
         if self.tell() + len(content) > MAX_ATTACHMENT:
             raise TooLarge(
-                f"the file is over {MAX_ATTACHMENT >> 20} MiB, too large to mail: deliver by SFTP instead"
+                f"the file is over {MAX_ATTACHMENT >> 20} MiB, too large to mail: compress it, "
+                "or deliver by SFTP"
             )
         return super().write(content)

@@ -24,7 +24,7 @@ from consumer import connection_sets, log, metrics
 from consumer.kafka_out import NotAcknowledged
 from consumer.run import Ground
 from consumer.store import NotDurable, Store, StoreRefused, StoreUnavailable
-from schemas.connection import EmailConnection, SftpConnection
+from schemas.connection import FileBase
 
 #: Windows flushed at once by one process: each holds a connection and a page of rows.
 WORKERS = 4
@@ -131,7 +131,7 @@ class Desk:
             self._files = {
                 name: (account, connection)
                 for name, (account, connection) in stored.set.by_name().items()
-                if isinstance(connection, SftpConnection | EmailConnection)
+                if isinstance(connection, FileBase)
             }
             self._former = self._windows.connections() - self._files.keys()
 
@@ -166,7 +166,7 @@ class Desk:
         if window.state in {State.CLAIMED, State.SEALED}:
             window = flush.seal(window, named, time.time())
         frozen = connection_sets.definition(windows.store, self._ground.topics, window.fields["digest"])
-        if not isinstance(frozen, SftpConnection | EmailConnection):
+        if not isinstance(frozen, FileBase):
             raise LookupError(f"{window.id}: its definition is not in Redis")  # noqa: TRY004 - it is missing
         if window.state is not State.ENDED:
             current = named[1] if named is not None else None

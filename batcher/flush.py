@@ -12,9 +12,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import assert_never
 
+from batcher import kept
 from batcher.channels import Hold, Retry
 from batcher.deliver import NOTHING_NEW, Finished, Result, Sending, by_sftp
+from batcher.deliver_ftps import by_ftps
 from batcher.deliver_mail import by_mail
+from batcher.files.sink import CannotBeWritten
 from batcher.in_force import FileConnection
 from batcher.render import Damaged
 from batcher.windows import State, WindowState
@@ -22,7 +25,7 @@ from consumer import log, metrics
 from consumer.kafka_out import KafkaOut, Out
 from consumer.topics import Topics
 from schemas.codec import Undecodable
-from schemas.connection import EmailConnection, SftpConnection, connection_digest
+from schemas.connection import EmailConnection, FtpsConnection, SftpConnection, connection_digest
 from schemas.delivery import Outcome
 from schemas.manifest import Kind, Manifest
 from schemas.receipt import Receipt, Subject
@@ -75,6 +78,8 @@ class Flush:
             # Rows are dropped under a worker that was overtaken: that is no damage.
             self._windows.beat(window)
             result = Hold(f"the sealed rows cannot be sent: {error}")
+        except CannotBeWritten as error:
+            result = Hold(str(error))
         outcome = _label(result)
         metrics.FLUSHED.labels(connection.kind, outcome).inc()
         log.event(
@@ -124,6 +129,7 @@ class Flush:
         )
         self._step("closing")
         self._windows.drop(window, self._sending.partitions)
+        kept.forget(self._windows, window)
         self._windows.release(window, {"state": State.CLOSED})
 
     def _by_channel(self, window: WindowState, connection: FileConnection) -> tuple[WindowState, Result]:
@@ -132,6 +138,11 @@ class Flush:
         match connection:
             case SftpConnection():
                 return by_sftp(self._sending, window, connection)
+            case FtpsConnection():
+                return by_ftps(self._sending, window, connection)
+            case EmailConnection() if window.state is State.UPLOADED:
+                put = window.fields["place"]
+                return window, Hold(f"it was uploaded to {put}, which is no longer configured: put that back")
             case EmailConnection():
                 return by_mail(self._sending, window, connection)
             case _:

@@ -1,26 +1,33 @@
 """What of a connection holds for a window under way. Pure.
 
-Its content is as frozen at the seal, so that no edit moves the columns of a pending file. Its way is as it
+Its content is as frozen at the seal, so that no edit moves the columns of a pending file. What a file is
+written as stays too, unless the window is held before anything left: then a person mends it. Its way is as it
 is now, so that a window held for a key, a password or an address leaves once the connection is mended.
 """
 
 from __future__ import annotations
 
 from batcher.windows import State, WindowState
-from schemas.connection import EmailConnection, SftpConnection
+from schemas.connection import EmailConnection, FileConnection, SftpConnection, UploadConnection
 
-FileConnection = SftpConnection | EmailConnection
+__all__ = ["FileConnection", "in_force", "place"]
 
 
 def in_force(frozen: FileConnection, current: FileConnection | None, window: WindowState) -> FileConnection:
     """`current`: None where the connection was taken out. Once something has left, the kind stays too, and
     an uploaded file is looked for where it was put.
     """
-    content = {name: getattr(frozen, name) for name in ("fields", "partner_data", "file", "schedule")}
+    content = {
+        name: getattr(frozen, name) for name in ("campaigns", "fields", "partner_data", "file", "schedule")
+    }
+    if current is not None and window.held and window.state is State.SEALED:
+        content["file"] = current.file
+    if window.state is State.UPLOADED:
+        ways = [current.model_copy(update=content)] if current is not None else []
+        uploads = [way for way in (*ways, frozen) if isinstance(way, UploadConnection)]
+        here = [way for way in uploads if place(way) == window.fields.get("place")]
+        return next(iter((*here, *uploads)), frozen)
     match frozen, current:
-        case SftpConnection(), SftpConnection() if window.state is not State.SEALED:
-            ways = (current.model_copy(update=content), frozen)
-            return next((way for way in ways if place(way) == window.fields.get("place")), ways[0])
         case EmailConnection(), EmailConnection():
             return current.model_copy(update={**content, "subject": frozen.subject})
         case _ if current is not None and window.state is State.SEALED:
@@ -29,6 +36,7 @@ def in_force(frozen: FileConnection, current: FileConnection | None, window: Win
             return frozen
 
 
-def place(connection: SftpConnection) -> str:
+def place(connection: UploadConnection) -> str:
     """Where its files are put."""
-    return f"{connection.username}@{connection.host}:{connection.port}/{connection.directory}"
+    scheme = "" if isinstance(connection, SftpConnection) else f"{connection.kind}://"
+    return f"{scheme}{connection.username}@{connection.host}:{connection.port}/{connection.directory}"

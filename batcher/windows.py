@@ -85,7 +85,7 @@ class Windows:
     """The windows of one deployment, over one Redis connection. Raises StoreUnavailable."""
 
     def __init__(self, store: Store, keys: Keys) -> None:
-        self.store, self._keys = store, keys
+        self.store, self.keys = store, keys
         self._asked, self._began = f"{keys.topic}:asked", f"{keys.topic}:windows-began"
 
     def ask(self, connection: str, now: datetime) -> None:
@@ -99,7 +99,7 @@ class Windows:
 
     def paused(self) -> set[str]:
         """Connections an operator paused: their rows wait."""
-        return {text(name) for name in self.store.command("HKEYS", self._keys.paused)}
+        return {text(name) for name in self.store.command("HKEYS", self.keys.paused)}
 
     def state(self, connection: str) -> WindowState | None:
         """The connection's newest window, or None before the first."""
@@ -112,7 +112,7 @@ class Windows:
         or somebody else is at it. `seen`: the number of the newest window the caller saw, 0 for none.
         """
         args = (owner, LEASE_MS, slot, seen, int(scheduled))
-        reply = self.store.call(Call(CLAIM, self._keys.window(connection), args))
+        reply = self.store.call(Call(CLAIM, self.keys.window(connection), args))
         if text(reply[0]) != "OK":
             return None
         items = [text(item) for item in reply[1:]]
@@ -145,7 +145,7 @@ class Windows:
         args: list[Argument] = [window.number, window.token, lease_ms]
         for name, value in fields.items():
             args += [name, value]
-        reply = self.store.call(Call(ADVANCE, self._keys.window(window.connection), args))
+        reply = self.store.call(Call(ADVANCE, self.keys.window(window.connection), args))
         if text(reply[0]) != "OK":
             raise Gone(window.id)
         if durable:
@@ -159,7 +159,7 @@ class Windows:
         Raises Gone where a later window was sealed already.
         """
         calls = [
-            Call(SEAL, self._keys.head(p), (self._keys.prefix(p), window.connection, window.number))
+            Call(SEAL, self.keys.head(p), (self.keys.prefix(p), window.connection, window.number))
             for p in range(partitions)
         ]
         replies = self.store.calls(calls)
@@ -167,27 +167,27 @@ class Windows:
 
     def rows(self, window: WindowState, partition: int, start: int, count: int) -> list[bytes]:
         """Sealed rows of one partition, `count` from `start` on."""
-        key = f"{self._keys.prefix(partition)}sealed:{window.connection}:{window.number}"
+        key = f"{self.keys.prefix(partition)}sealed:{window.connection}:{window.number}"
         found: list[bytes] = self.store.command("LRANGE", key, start, start + count - 1)
         return found
 
     def latest(self, window: WindowState, partition: int, ids: Sequence[str]) -> dict[str, int]:
         """Of these referrals, the revision that supersedes all lower ones in the window."""
-        key = f"{self._keys.prefix(partition)}sealed-latest:{window.connection}:{window.number}"
+        key = f"{self.keys.prefix(partition)}sealed-latest:{window.connection}:{window.number}"
         return {i: int(v) for i, v in self._found(key, ids)}
 
     def removals(self, partition: int, ids: Sequence[str]) -> dict[str, removal.Removal]:
         """Of these referrals, those withdrawn or erased."""
-        return {i: removal.parse(v) for i, v in self._found(f"{self._keys.prefix(partition)}removed", ids)}
+        return {i: removal.parse(v) for i, v in self._found(f"{self.keys.prefix(partition)}removed", ids)}
 
     def drop(self, window: WindowState, partitions: int) -> None:
         """Forget its rows: the window has ended and Kafka knows."""
-        args = [(self._keys.prefix(p), window.connection, window.number) for p in range(partitions)]
-        self.store.calls([Call(DROP, self._keys.head(p), arg) for p, arg in enumerate(args)])
+        args = [(self.keys.prefix(p), window.connection, window.number) for p in range(partitions)]
+        self.store.calls([Call(DROP, self.keys.head(p), arg) for p, arg in enumerate(args)])
 
     def marks_now(self, partitions: int) -> dict[int, int]:
         """How many removal marks each partition has: what a first byte sent fixes."""
-        found = self.store.commands([("HGET", self._keys.head(p), "marks") for p in range(partitions)])
+        found = self.store.commands([("HGET", self.keys.head(p), "marks") for p in range(partitions)])
         return {p: int(value or 0) for p, value in enumerate(found)}
 
     def began(self, connection: str, now: datetime) -> datetime:
@@ -204,13 +204,13 @@ class Windows:
 
     def states(self, connections: Sequence[str]) -> dict[str, WindowState]:
         """The newest windows of those that have one, in one round trip."""
-        found = self.store.hashes([self._keys.window(name) for name in connections])
+        found = self.store.hashes([self.keys.window(name) for name in connections])
         return {name: _state(name, fields) for name, fields in zip(connections, found, strict=True) if fields}
 
     def opened(self, connections: Sequence[str], partitions: int) -> float | None:
         """When the oldest row that is not sealed yet came in, in seconds since the epoch."""
         asked = [
-            ("HGET", f"{self._keys.prefix(p)}seals:{name}", "opened")
+            ("HGET", f"{self.keys.prefix(p)}seals:{name}", "opened")
             for name in connections
             for p in range(partitions)
         ]

@@ -14,6 +14,7 @@ from console import export as exporting
 from console import preview as previewing
 from console import publish as publishing
 from console import uncertain as held_back
+from console import verify as verifying
 from console import windows as file_windows
 from console.show import count, note, say, table
 from consumer import log, service
@@ -205,7 +206,7 @@ def export(
         typer.Option("--formula-guard/--no-formula-guard", help="Default: as the connection says."),
     ] = None,
 ) -> None:
-    """Write referrals of a time range as CSV.
+    """Write referrals of a time range as the connection's file.
 
     Moves no position and sends nothing. Times carry an offset, or are in a file connection's own zone.
     """
@@ -213,6 +214,21 @@ def export(
     note(f"exported {count(done.rows, 'referral')} of {account} as for {done.wanted.connection}, {done.span}")
     for line in done.remarks():
         note(line)
+
+
+@app.command()
+def verify(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A delivered file, as it arrived.")],
+    sidecar: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Default: the document beside it that lists it.")
+    ] = None,
+) -> None:
+    """Compare a delivered file with the document beside it; needs no server."""
+    done = verifying.verify(file, sidecar)
+    entry = done.entry
+    say(f"{entry.name}: whole and unchanged, {count(entry.rows, 'row')}, {count(entry.bytes, 'byte')}")
+    for name in done.missing:
+        note(f"{name} of the same window is not here")
 
 
 @app.command()

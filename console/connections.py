@@ -19,7 +19,14 @@ from consumer.run import Ground
 from consumer.service import Settings, Stop
 from consumer.store import Store
 from consumer.topics import Topics
-from schemas.connection import ConnectionSet, EmailConnection, HttpConnection, PushBase, SftpConnection
+from schemas.connection import (
+    ConnectionSet,
+    EmailConnection,
+    FtpsConnection,
+    HttpConnection,
+    PushBase,
+    SftpConnection,
+)
 
 COLUMNS = ("account", "connection", "kind", "to", "campaigns", "fields", "when")
 #: A reason is a cell of a table, not a report.
@@ -188,7 +195,7 @@ def _to(connection: AnyConnection) -> str:
             url = urlsplit(connection.address)
             method = f"{connection.method} " if isinstance(connection, HttpConnection) else ""
             return f"{method}{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}"
-        case SftpConnection():
+        case SftpConnection() | FtpsConnection():
             return f"{connection.host}:{connection.port}"
         case EmailConnection():
             return count(len(connection.recipients), "recipient")

@@ -1,4 +1,6 @@
-"""`referrals export`: the referrals of a time range as CSV, by hand. It never moves any position.
+"""`referrals export`: the referrals of a time range as a file, by hand. It never moves any position.
+
+A connection's own format and mapping, never compressed nor encrypted; CSV for one that is pushed.
 
 The topic is read twice: once to select (see `selection`), where memory holds an id and a few numbers
 per referral of the account, and once to write, where it holds one row. Removals count wherever they
@@ -18,7 +20,8 @@ from pathlib import Path
 from threading import Event
 from typing import BinaryIO
 
-from batcher.files import csv_file
+from batcher.files import artefact
+from batcher.files.sink import CannotBeWritten
 from batcher.windows import Windows
 from console.connections import require
 from console.ground import standing
@@ -88,7 +91,7 @@ def export(
     *,
     guard: bool | None,
 ) -> Exported:
-    """Write the CSV to the file `out`, or to standard output. Raises Stop.
+    """Write to the file `out`, or to standard output. Raises Stop.
 
     `times`: from and to, with an offset or in a file connection's own zone. `guard` overrules the
     connection's formula guard.
@@ -105,14 +108,18 @@ def export(
         reading = _Reading(ground, wanted, Router(stored), by_id)
         places = reading.select()
         with _target(out) as target:
-            written = csv_file.write(
-                target,
-                CsvFormat() if isinstance(connection, PushBase) else connection.file,
-                [rule.name for rule in connection.fields],
-                _rows(reading, places, connection),
-                guard=guarded(connection) if guard is None else guard,
-            )
-    return Exported(wanted, written.rows, reading.selection.left_out, reading.undecodable, reading.cut_off)
+            try:
+                rows = artefact.content(
+                    target,
+                    CsvFormat() if isinstance(connection, PushBase) else connection.file,
+                    [rule.name for rule in connection.fields],
+                    _rows(reading, places, connection),
+                    end,
+                    guard=guarded(connection) if guard is None else guard,
+                )
+            except CannotBeWritten as error:
+                raise Stop(str(error)) from error
+    return Exported(wanted, rows, reading.selection.left_out, reading.undecodable, reading.cut_off)
 
 
 def choose(connections: ConnectionSet, account: str, name: str | None) -> AnyConnection:
@@ -133,8 +140,9 @@ def choose(connections: ConnectionSet, account: str, name: str | None) -> AnyCon
 
 def guarded(connection: AnyConnection) -> bool:
     """Whether formulas are disarmed: as the connection says; unsaid, where a person opens the file. Pure."""
-    told = None if isinstance(connection, PushBase) else connection.file.formula_guard
-    return connection.kind != "sftp" if told is None else told
+    file = CsvFormat() if isinstance(connection, PushBase) else connection.file
+    told = file.formula_guard if isinstance(file, CsvFormat) else None
+    return connection.kind not in {"sftp", "ftps"} if told is None else told
 
 
 class _Reading:

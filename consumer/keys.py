@@ -22,6 +22,7 @@ Keys of a partition carry it as hash tag, so that rows and offset stay in one sl
     {referrals:7}:batch:latest:N      referral id -> highest revision in the open window, of corrections
     {referrals:7}:batch:sealed:N:12   rows of a sealed window        :sealed-latest:N:12
     {referrals:window:N}              state of connection N's current window
+                        :file:T   what token T's holder mails of it, where no second making gives the same
     referrals:layout                  what init wrote                referrals:connections  the current set
     referrals:definitions             connection digest -> definition
     referrals:paused                  connection -> why
@@ -60,6 +61,9 @@ class Keys:
 
     def window(self, connection: str) -> str:
         return f"{{{self.topic}:window:{connection}}}"
+
+    def kept_file(self, connection: str, token: int) -> str:
+        return f"{self.window(connection)}:file:{token}"
 
     @property
     def layout(self) -> str:

@@ -89,7 +89,7 @@ GATE_STATES = ("paused", "quiet", "open", "slowed", "limited")
 FENCED_REASONS = ("epoch", "offset", "set", "token")
 DEAD_LETTER_REASONS = ("undecodable", "rejected", "exhausted")
 WINDOW_STATES = ("CLAIMED", "SEALED", "UPLOADED", "SENDING", "ENDED", "HELD")
-CHANNELS = ("sftp", "email")
+CHANNELS = ("sftp", "ftps", "email")
 SEND_OUTCOMES = ("delivered", "retry", "held", "uncertain")
 
 

@@ -11,7 +11,7 @@ from schemas.referral import Referral
 __all__ = ["FILE_KINDS", "AnyConnection", "Router"]
 
 #: The kinds the batcher delivers to; the others are pushed.
-FILE_KINDS = frozenset({"sftp", "email"})
+FILE_KINDS = frozenset({"sftp", "ftps", "email"})
 
 
 @dataclass(frozen=True, slots=True)

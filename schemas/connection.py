@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from schemas import grammar
-from schemas.base import CROSSING, ConnectionBase, Model, crossing, doubled
-from schemas.grammar import Filled, Flag, Line, Seconds, Secret, Whole
+from schemas import file_name, grammar
+from schemas.base import CROSSING, ConnectionBase, Model, crossing, doubled, misfit
+from schemas.files import AnyFile, CsvFormat, FileFormat, JsonLinesFormat, XlsxFormat
+from schemas.grammar import Filled, Line, Seconds, Secret, Whole
 from schemas.push import RETRY_SECONDS, HttpConnection, Idempotency, Limits, PushBase, PushConnection
 
 __all__ = [
@@ -24,17 +25,23 @@ __all__ = [
     "RETRY_SECONDS",
     "Account",
     "AnyConnection",
+    "AnyFile",
     "Connection",
     "ConnectionSet",
     "CsvFormat",
     "EmailConnection",
+    "FileBase",
     "FileConnection",
+    "FtpsConnection",
     "HttpConnection",
     "Idempotency",
+    "JsonLinesFormat",
     "PushBase",
     "PushConnection",
     "Schedule",
     "SftpConnection",
+    "UploadConnection",
+    "XlsxFormat",
     "canonical",
     "connection_digest",
     "doubled",
@@ -55,18 +62,36 @@ class Schedule(Model):
     zone: grammar.Zone = "UTC"
 
 
-class CsvFormat(Model):
-    delimiter: Literal[",", ";", "\t", "|"] = ","
-    header: Flag = True
-    bom: Flag = False
-    #: Guards people's spreadsheets against formulas; corrupts +49… for machines. By default on for email.
-    formula_guard: Flag | None = None
-    #: A window without rows: no file, or one with only the header.
-    empty: Literal["skip", "header"] = "skip"
+class FileBase(ConnectionBase):
+    """What every connection that gets files has."""
+
+    schedule: Schedule
+    file: FileFormat = CsvFormat()
+
+    @model_validator(mode="after")
+    def _names_one_campaign(self) -> FileBase:
+        chosen = 0 if self.campaigns == "all" else len(self.campaigns)
+        if chosen != 1 and file_name.wants_campaign(self.file.name):
+            raise misfit(
+                "{campaign} stands for one campaign, and not exactly one is chosen",
+                "choose one in campaigns, or leave it out of the name",
+                "file",
+                "name",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _header_fits(self) -> FileBase:
+        if isinstance(self.file, CsvFormat) and self.file.header:
+            for index, rule in enumerate(self.fields):
+                if rule.name.encode(self.file.encoding, "replace").decode(self.file.encoding) != rule.name:
+                    what = f"{self.file.encoding} does not have all characters of its name"
+                    raise misfit(what, "rename it, or choose encoding: utf-8 for the file", "fields", index)
+        return self
 
 
-class SftpConnection(ConnectionBase):
-    """A CSV file to the advertiser's SFTP server, on schedule."""
+class SftpConnection(FileBase):
+    """A file to the advertiser's SFTP server, on schedule."""
 
     kind: Literal["sftp"]
     host: grammar.Host
@@ -78,8 +103,6 @@ class SftpConnection(ConnectionBase):
     host_keys: Annotated[tuple[grammar.HostKey, ...], Field(min_length=1, max_length=8)]
     directory: grammar.Directory = "."
     timeout: Seconds = 30.0
-    schedule: Schedule
-    file: CsvFormat = CsvFormat()
 
     @model_validator(mode="after")
     def _one_credential(self) -> SftpConnection:
@@ -88,8 +111,39 @@ class SftpConnection(ConnectionBase):
         return self
 
 
-class EmailConnection(ConnectionBase):
-    """A CSV file attached to a mail, on schedule, one transaction per recipient."""
+class FtpsConnection(FileBase):
+    """A file to the advertiser's FTP server over TLS, on schedule."""
+
+    kind: Literal["ftps"]
+    host: grammar.Host
+    #: TLS asked for after the greeting, or from the first byte.
+    tls: Literal["explicit", "implicit"] = "explicit"
+    port: _Port
+    username: Filled
+    password: Secret
+    #: The server's certificates, where they are pinned: then nothing else of them counts.
+    certificates: Annotated[tuple[grammar.Fingerprint, ...], Field(max_length=8)] = ()
+    #: PEM certificates of the authority that stands in for the public ones.
+    ca: Secret | None = None
+    directory: grammar.Directory = "."
+    timeout: Seconds = 30.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_port(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "port" in given:
+            return given
+        return {**given, "port": 990 if given.get("tls") == "implicit" else 21}
+
+    @model_validator(mode="after")
+    def _one_trust(self) -> FtpsConnection:
+        if self.certificates and self.ca is not None:
+            raise misfit("pinned certificates need no authority", "give either ca or certificates", "ca")
+        return self
+
+
+class EmailConnection(FileBase):
+    """A file attached to a mail, on schedule, one transaction per recipient."""
 
     kind: Literal["email"]
     recipients: Annotated[tuple[grammar.Mailbox, ...], Field(min_length=1, max_length=50)]
@@ -98,8 +152,6 @@ class EmailConnection(ConnectionBase):
     #: person (at most once).
     on_uncertain: Literal["resend", "hold"] = "hold"
     timeout: Seconds = 60.0
-    schedule: Schedule
-    file: CsvFormat = CsvFormat()
 
     @model_validator(mode="after")
     def _recipients_differ(self) -> EmailConnection:
@@ -108,7 +160,8 @@ class EmailConnection(ConnectionBase):
         return self
 
 
-FileConnection = SftpConnection | EmailConnection
+UploadConnection = SftpConnection | FtpsConnection
+FileConnection = UploadConnection | EmailConnection
 AnyConnection = PushConnection | FileConnection
 Connection = Annotated[AnyConnection, Field(discriminator="kind")]
 

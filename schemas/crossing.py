@@ -25,6 +25,8 @@ _SECRET_VALUE = re.compile(r"\s*(bearer|basic|digest|token)\s+\S", re.IGNORECASE
 #: What a template takes from the referral, and what is left to be a secret.
 _FIELD = re.compile(r"\{[^{}]*\}")
 _OWN = re.compile(r"\w")
+#: Parts of a file's name that two connections may well differ in.
+_TELLS_APART = re.compile(r"\{(account|campaign|connection|window)\b")
 _BY_REFERENCE = "keep it out of the file: ${env:NAME} or ${file:/run/secrets/x}"
 
 _BEARER = '{kind: bearer, token: "${env:NAME}"}'
@@ -48,11 +50,13 @@ def within(root: Node, file: str) -> list[Problem]:
 
 
 def between(files: Sequence[tuple[str, Node]]) -> list[Problem]:
-    """What one file cannot break alone: names given more than once, limits of one credential."""
+    """What one file cannot break alone: names given more than once, also of what is put into one folder, and
+    limits of one credential.
+    """
     accounts = [(file, named) for file, root in files for named in _texts([(root, "")], "account")]
     names = [(file, named) for file, root in files for named in _connection_names(root)]
     twice = [*_twice(accounts, "this account"), *_twice(names, "a connection of this name")]
-    return [*twice, *_limits(files)]
+    return [*twice, *_limits(files), *_file_names(files)]
 
 
 def _twice(given: list[tuple[str, _Named]], what: str) -> Iterator[Problem]:
@@ -73,7 +77,7 @@ def _limits(files: Sequence[tuple[str, Node]]) -> Iterator[Problem]:
     for file, root in files:
         for where, node in _connections(root):
             kind, limits = node.member("kind"), (node.members or {}).get("limits")
-            if kind is None or kind.plain in {"sftp", "email"}:
+            if kind is None or kind.plain in {"sftp", "ftps", "email"}:
                 continue
             own = [(node, where)]
             names = [text for text, _, _ in (*_texts(own, "credential"), *_texts(own, "name"))]
@@ -83,6 +87,26 @@ def _limits(files: Sequence[tuple[str, Node]]) -> Iterator[Problem]:
                 what = f"other limits stand in {at_file}:{at_line} for the same credential"
                 remedy = "state the same limits wherever it is used"
                 yield Problem(file, line, join(where, "limits"), what, remedy)
+
+
+def _file_names(files: Sequence[tuple[str, Node]]) -> Iterator[Problem]:
+    """Connections whose files would meet under one name in one folder."""
+    first: dict[tuple[str, ...], tuple[str, int]] = {}
+    for file, root in files:
+        for where, node in _connections(root):
+            form = node.member("file")
+            place = tuple(
+                text.lower() for m in ("host", "directory") for text, _, _ in _texts([(node, "")], m)
+            )
+            for text, line, at in _texts([(form, join(where, "file"))], "name") if form and place else ():
+                if _TELLS_APART.search(text):
+                    continue
+                at_file, at_line = first.setdefault((*place, text), (file, line))
+                if (at_file, at_line) != (file, line):
+                    what = (
+                        f"files of another connection get the same names in this folder ({at_file}:{at_line})"
+                    )
+                    yield Problem(file, line, at, what, "add {connection}")
 
 
 def _connection_names(root: Node) -> Iterator[_Named]:

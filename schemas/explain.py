@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from schemas import auth, push
+from schemas import auth, files, push
 from schemas.base import CROSSING, MISFIT
-from schemas.connection import Account, CsvFormat, EmailConnection, Schedule, SftpConnection
+from schemas.connection import Account, EmailConnection, FtpsConnection, Schedule, SftpConnection
 from schemas.mapping import FieldRule, ValueRule
 from schemas.problem import Problem, join
 from schemas.yaml_lines import Node
@@ -24,7 +24,15 @@ _KINDS: Mapping[str, type[BaseModel]] = {
     "meta_custom_audience": push.MetaAudienceConnection,
     "google_customer_match": push.GoogleAudienceConnection,
     "sftp": SftpConnection,
+    "ftps": FtpsConnection,
     "email": EmailConnection,
+}
+#: Kinds that there will not be, and why.
+_REFUSED = {
+    "ftp": (
+        "is refused: plain FTP sends the password and people's data in the clear",
+        "write ftps or sftp, whichever the advertiser's server offers",
+    )
 }
 _AUTH: Mapping[str, type[BaseModel]] = {
     "none": auth.NoAuth,
@@ -39,19 +47,25 @@ _SIGNATURES: Mapping[str, type[BaseModel]] = {
     "hmac": auth.Hmac,
     "standard_webhooks": auth.StandardWebhooks,
 }
-#: The kinds there are of what is told apart by `kind`, by the member that holds it.
-_KINDS_OF = {"auth": _AUTH, "signature": _SIGNATURES}
+_FORMATS: Mapping[str, type[BaseModel]] = {
+    "csv": files.CsvFormat,
+    "json_lines": files.JsonLinesFormat,
+    "xlsx": files.XlsxFormat,
+}
+#: What tells kinds apart and the kinds there are, by the member that holds them.
+_KINDS_OF = {"auth": ("kind", _AUTH), "signature": ("kind", _SIGNATURES), "file": ("format", _FORMATS)}
 _MODELS: Mapping[str, type[BaseModel]] = {
     **_KINDS,
     **_AUTH,
     **_SIGNATURES,
+    **_FORMATS,
+    "openpgp": files.OpenPgp,
     "client_certificate": auth.ClientCertificate,
     "limits": push.Limits,
     "idempotency": push.Idempotency,
     "responses": push.ResponseRule,
     "removal": push.Removal,
     "schedule": Schedule,
-    "file": CsvFormat,
     "fields": FieldRule,
     "rules": ValueRule,
 }
@@ -106,10 +120,10 @@ def problem(fault: ErrorDetails, root: Node, file: str) -> Problem | None:
         name = str(fault["loc"][-1])
         return Problem(file, line, join(where, name), "is missing", f"add {name}: …")
     if kind in {"union_tag_not_found", "union_tag_invalid"}:
-        given = node.members.get("kind") if node.members else None
+        member, kinds = _KINDS_OF.get(str(fault["loc"][-1]), ("kind", _KINDS))
+        given = node.members.get(member) if node.members else None
         line = given[0] if given else line
-        kinds = _KINDS_OF.get(str(fault["loc"][-1]), _KINDS)
-        return Problem(file, line, join(where, "kind"), *_kind(given[1] if given else None, kinds))
+        return Problem(file, line, join(where, member), *_kind(given[1] if given else None, kinds))
     if kind == "too_short" and len(node.items or ()) > context["actual_length"]:
         return None
     says = _wrong_type(_WANTED[kind], node) if kind in _WANTED else _say(fault, context)
@@ -145,6 +159,8 @@ def _wrong_type(wanted: str, node: Node) -> tuple[str, str]:
 def _kind(given: Node | None, kinds: Mapping[str, type[BaseModel]]) -> tuple[str, str]:
     if given is None:
         return "is missing", f"add kind: {_listed(kinds, 'or')}"
+    if kinds is _KINDS and given.plain in _REFUSED:
+        return _REFUSED[given.plain]
     near = _near(str(given.plain), kinds)
     return f"must be {_listed(kinds, 'or')}", f"did you mean {near}?" if near else "write one of these"
 
@@ -166,6 +182,9 @@ def _instead(name: str, loc: tuple[int | str, ...]) -> str:
     having = [kind for kind, other in _KINDS.items() if name in _names(other)]
     if having and model in _KINDS.values():
         return f"only {_listed(having, 'and')} connections have it: remove it"
+    having = [kind for kind, other in _FORMATS.items() if name in _names(other)]
+    if having and model in _FORMATS.values():
+        return f"only {_listed(having, 'and')} files have it: remove it"
     return f"the members here are {', '.join(_names(model))}"
 
 

@@ -204,6 +204,14 @@ HeaderValue = Annotated[str, Field(max_length=2048), AfterValidator(_header_valu
 Host = Annotated[str, AfterValidator(_host)]
 Directory = Annotated[str, AfterValidator(_directory)]
 HostKey = Annotated[str, AfterValidator(_host_key)]
+#: As `openssl x509 -fingerprint -sha256` prints it, with or without its colons.
+Fingerprint = Annotated[
+    str,
+    matching(
+        r"[0-9A-Fa-f]{64}|(?:[0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}",
+        "give the certificate's SHA-256 fingerprint as `openssl x509 -fingerprint -sha256` prints it",
+    ),
+]
 Cron = Annotated[str, AfterValidator(cron.check)]
 Zone = Annotated[str, AfterValidator(_zone)]
 

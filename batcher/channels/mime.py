@@ -26,11 +26,13 @@ def build(
     attachment_name: str,
     attachment: bytes,
     attachment_type: str = "text/csv",
+    charset: str = "utf-8",
 ) -> bytes:
     """The mail as it goes over the line: CRLF, ASCII, no line near the 998 characters SMTP allows.
 
-    `message_id` as `<…@…>`, `date` aware. The same arguments give the same bytes. Raises ValueError where
-    a value holds a line break or another control character, or an address is none.
+    `message_id` as `<…@…>`, `date` aware, `charset` of a text that is attached. The same arguments give
+    the same bytes. Raises ValueError where a value holds a line break or another control character, or an
+    address is none.
     """
     for name, value in {"message_id": message_id, "subject": subject, "file name": attachment_name}.items():
         if not value.isprintable():
@@ -48,8 +50,8 @@ def build(
     mail.set_content(text, cte="quoted-printable")
     mail.add_alternative(html, subtype="html", cte="quoted-printable")
     kind, _, subtype = attachment_type.partition("/")
-    charset = {"charset": "utf-8"} if kind == "text" else {}
-    mail.add_attachment(attachment, maintype=kind, subtype=subtype, filename=attachment_name, params=charset)
+    params = {"charset": charset} if kind == "text" else {}
+    mail.add_attachment(attachment, maintype=kind, subtype=subtype, filename=attachment_name, params=params)
     for number, part in enumerate(part for part in mail.walk() if part.is_multipart()):
         part.set_boundary(f"=_{hashlib.sha256(f'{number}{message_id}'.encode()).hexdigest()[:40]}")
     return mail.as_bytes()

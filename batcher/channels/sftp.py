@@ -1,27 +1,18 @@
-"""SFTP: a file gets its final name once, wherever the line is cut.
-
-The law: content goes to a temporary name nobody else uses; once that is durable as `Uploaded`, only
-`deliver` runs, as often as it takes. It looks before it renames and after a rename that was refused, and
-never overwrites. This assumes that nobody else deletes our temporary file.
-"""
+"""SFTP: one connection for one transfer."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from typing import BinaryIO, cast
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from batcher.channels import Hold, Retry
-from batcher.channels.resolution import Renamed, RenameNow, Seen, Uploaded, resolve
-from batcher.channels.sftp_client import CHUNK, Client
-from batcher.channels.ssh import Target, Trouble, log_in
+from batcher.channels.line import Trouble
+from batcher.channels.resolution import Renamed, Uploaded
+from batcher.channels.sftp_client import Client
+from batcher.channels.ssh import Target, log_in
+from batcher.channels.upload import WITHIN, Session
 
 __all__ = ["Renamed", "Session", "Target", "Uploaded", "connect"]
-
-#: Seconds from dialling to the last reply of one transfer: a large file on a slow line, never a stuck one.
-WITHIN = 900.0
 
 
 @contextmanager
@@ -34,137 +25,3 @@ def connect(target: Target, within: float = WITHIN) -> Iterator[Session | Retry 
         except Trouble as trouble:
             opened = trouble.value
         yield opened
-
-
-class Session:
-    """A logged-in connection. Each method asks the server and answers with a value."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._target = client.target
-
-    def upload(self, name: str, write: Callable[[BinaryIO], object]) -> Uploaded | Retry | Hold:
-        """`write` fills the new file `name`; what it raises passes through.
-
-        `name` must differ at every attempt: one that exists is refused. Nothing is left behind where the
-        connection still allows it.
-        """
-        path = self._target.path(name)
-        try:
-            remote = _RemoteFile(self._client, self._client.create(path))
-            try:
-                write(cast("BinaryIO", remote))
-                return self._checked(path, Uploaded(name, remote.finish(), remote.sha256))
-            except BaseException as error:
-                if not (isinstance(error, Trouble) and isinstance(error.value, Retry)):
-                    with suppress(Trouble):
-                        self._client.remove(path)
-                raise
-        except Trouble as trouble:
-            return trouble.value
-
-    def deliver(self, uploaded: Uploaded, final: str) -> Renamed | Retry | Hold:
-        """Give it its final name. After Retry the outcome may be unknown: ask again on a new connection."""
-        try:
-            verdict = self._verdict(uploaded, final)
-            if not isinstance(verdict, RenameNow):
-                return verdict
-            try:
-                self._client.rename(self._target.path(uploaded.name), self._target.path(final))
-            except Trouble as trouble:
-                if isinstance(trouble.value, Retry):
-                    raise
-                verdict = self._verdict(uploaded, final)
-                return trouble.value if isinstance(verdict, RenameNow) else verdict
-        except Trouble as trouble:
-            return trouble.value
-        return Renamed()
-
-    def remove(self, name: str) -> Retry | Hold | None:
-        """None when it is gone, also when it was gone before."""
-        try:
-            self._client.remove(self._target.path(name))
-        except Trouble as trouble:
-            return trouble.value
-        return None
-
-    def list_parts(self, prefix: str) -> tuple[str, ...] | Retry | Hold:
-        """Names in the folder that begin with `prefix`, for the sweep of what dead workers left."""
-        try:
-            return tuple(n for n in self._client.names(self._target.directory) if n.startswith(prefix))
-        except Trouble as trouble:
-            return trouble.value
-
-    def _checked(self, path: str, uploaded: Uploaded) -> Uploaded:
-        size = self._client.size(path)
-        if size == uploaded.size:
-            return uploaded
-        seen = "is gone" if size is None else f"has {size} bytes instead of {uploaded.size}"
-        raise Trouble(
-            Hold(f"the file just uploaded {seen}: its disk may be full, or something takes files away")
-        )
-
-    def _verdict(self, uploaded: Uploaded, final: str) -> Renamed | RenameNow | Hold:
-        final_path = self._target.path(final)
-        temporary, present = (
-            self._client.size(self._target.path(uploaded.name)),
-            self._client.size(final_path),
-        )
-        if temporary is None and self._client.size(self._target.directory) is None:
-            # From a folder that is away nothing can be concluded about the files in it.
-            return Hold("the folder is gone: check `directory` with the advertiser")
-        same = temporary is not None and present == uploaded.size and self._holds(final_path, uploaded.sha256)
-        verdict = resolve(Seen(temporary, present, same), uploaded, final)
-        if verdict == Renamed(leftover=True):
-            self.remove(uploaded.name)
-            return Renamed()
-        return verdict
-
-    def _holds(self, path: str, sha256: str) -> bool:
-        digest = hashlib.sha256()
-        try:
-            for chunk in self._client.read(path):
-                digest.update(chunk)
-        except Trouble as trouble:
-            if isinstance(trouble.value, Retry):
-                raise
-            return False  # we may write there but not read
-        return digest.hexdigest() == sha256
-
-
-class _RemoteFile(io.BufferedIOBase):
-    """The new file, as something to write to."""
-
-    def __init__(self, client: Client, handle: bytes) -> None:
-        self._client = client
-        self._handle = handle
-        self._pending = bytearray()
-        self._digest = hashlib.sha256()
-        self._sent = 0
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]
-        self._pending += content
-        while len(self._pending) >= CHUNK:
-            self._send(CHUNK)
-        return len(content)
-
-    def finish(self) -> int:
-        """The size of the whole file in bytes, once the server has it all."""
-        if self._pending:
-            self._send(len(self._pending))
-        self._client.finish(self._handle)
-        return self._sent
-
-    def _send(self, length: int) -> None:
-        chunk = bytes(self._pending[:length])
-        del self._pending[:length]
-        self._client.write(self._handle, self._sent, chunk)
-        self._digest.update(chunk)
-        self._sent += length

@@ -15,7 +15,8 @@ import paramiko
 from paramiko.sftp import CMD_CLOSE, CMD_EXTENDED, CMD_HANDLE, CMD_OPEN, CMD_WRITE, SFTPError, int64
 
 from batcher.channels import Hold
-from batcher.channels.ssh import Login, Trouble, explained
+from batcher.channels.line import Trouble
+from batcher.channels.ssh import Login, explained
 
 #: What every server takes in one write.
 CHUNK = 32 * 1024
@@ -29,7 +30,10 @@ _EOF, _NO_SUCH_FILE, _PERMISSION_DENIED, _OP_UNSUPPORTED = 1, 2, 3, 8  # SSH_FX_
 
 
 class Client:
-    """A logged-in connection. Paths are the server's; every method raises Trouble and nothing else."""
+    """A logged-in connection, as `upload.Client` asks for it."""
+
+    chunk = CHUNK
+    lossy = False
 
     def __init__(self, login: Login) -> None:
         """Raises Trouble."""
@@ -39,7 +43,6 @@ class Client:
             self._sftp = _Sftp(login.channel)
 
     def create(self, path: str) -> bytes:
-        """The handle of a new file; a file that exists is refused."""
         with self._asking("creating a file"):
             return self._sftp.create(path)
 
@@ -62,13 +65,15 @@ class Client:
                     return None
                 raise
 
+    def has_folder(self, path: str) -> bool:
+        return self.size(path) is not None
+
     def rename(self, old: str, new: str) -> None:
         """Never over an existing file, as far as the server keeps to the protocol."""
         with self._asking("renaming a file"):
             self._sftp.rename(old, new)
 
     def remove(self, path: str) -> None:
-        """A file that is gone already is fine."""
         with self._asking("removing a file"):
             try:
                 self._sftp.remove(path)

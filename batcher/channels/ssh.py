@@ -13,10 +13,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import paramiko
 
 from batcher.channels import Hold, Retry
+from batcher.channels.line import Trouble, broken, cut_after, late
+from batcher.channels.upload import path_in
 
 #: Seconds. Under the shortest idle limits of servers and firewalls, for a file that is slow to render.
 KEEPALIVE = 15
@@ -48,18 +51,7 @@ class Target:
         return f"{self.host}:{self.port}"
 
     def path(self, name: str) -> str:
-        """Raises ValueError where `name` is no plain file name."""
-        if "/" in name or name in {"", ".", ".."}:
-            raise ValueError(f"{name!r} is not a file's name")
-        return f"{self.directory.rstrip('/')}/{name}"
-
-
-class Trouble(Exception):  # noqa: N818 - carries a value out of nested calls
-    """The one exception of SSH and SFTP, for `sftp` to hand on as a value."""
-
-    def __init__(self, value: Retry | Hold) -> None:
-        super().__init__(value.reason)
-        self.value = value
+        return path_in(self.directory, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +95,7 @@ def _dial(
         stack.callback(line.close)
         # Without it every unpipelined request waits for the peer's delayed acknowledgement.
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    expired = stack.enter_context(_cut_after(within, line))
+    expired = stack.enter_context(cut_after(within, partial(line.shutdown, socket.SHUT_RDWR)))
     ssh = paramiko.SSHClient()
     stack.callback(ssh.close)
     ssh.set_missing_host_key_policy(_Pinned(target.host_keys))
@@ -127,7 +119,7 @@ def _dial(
         transport = ssh.get_transport()
         assert transport is not None
         transport.set_keepalive(KEEPALIVE)
-        with _cut_after(limit, line):
+        with cut_after(limit, partial(line.shutdown, socket.SHUT_RDWR)):
             channel = transport.open_session(timeout=limit)
             channel.settimeout(limit)
             channel.invoke_subsystem("sftp")
@@ -147,25 +139,6 @@ def _private_key(target: Target) -> paramiko.PKey | None:
             "in OpenSSH or PEM form, and its passphrase if it has one"
         )
     )
-
-
-@contextmanager
-def _cut_after(seconds: float, line: socket.socket) -> Iterator[threading.Event]:
-    """The only bound on what paramiko does without one. The event says that it struck."""
-    expired = threading.Event()
-
-    def cut() -> None:
-        expired.set()
-        with suppress(OSError):
-            line.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield expired
-    finally:
-        timer.cancel()
 
 
 class _UnpinnedError(Exception):
@@ -196,8 +169,7 @@ def explained(target: Target, doing: str, expired: threading.Event | None = None
     except Exception as error:
         # Its reader thread hands on whatever a broken server provoked in it, of any class.
         if expired is not None and expired.is_set():
-            late = f"{target.where} took longer than a whole transfer may; cut while {doing}"
-            raise Trouble(Retry(late)) from error
+            raise Trouble(late(target.where, doing)) from error
         raise Trouble(explain(error, target.where, doing)) from error
 
 
@@ -216,12 +188,6 @@ def explain(error: Exception, where: str, doing: str) -> Retry | Hold:
             meaning = Hold(
                 f"{where} offers no SSH algorithm that is still safe: the advertiser must update it"
             )
-        case socket.gaierror():
-            meaning = Retry(f"the name in {where} cannot be resolved")
-        case ConnectionRefusedError():
-            meaning = Retry(f"{where} refuses connections")
-        case TimeoutError():
-            meaning = Retry(f"{where} did not answer in time while {doing}")
         case _:
-            meaning = Retry(f"the connection to {where} broke while {doing} ({type(error).__name__})")
+            meaning = broken(error, where, doing)
     return meaning

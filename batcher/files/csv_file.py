@@ -1,6 +1,6 @@
 """Rows to the bytes of a CSV file. The one owner of the csv module.
 
-RFC 4180 with every cell quoted, CRLF after every row, UTF-8; the same rows always give the same
+RFC 4180; by default every cell quoted, CRLF after every row, UTF-8; the same rows always give the same
 bytes. One row is one line, whatever the cells hold: a reader that splits at line ends before it
 looks at quotes, as many do, still finds every row.
 """
@@ -8,85 +8,91 @@ looks at quotes, as many do, still finds every row.
 from __future__ import annotations
 
 import csv
-import hashlib
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Sequence
 
-from schemas.connection import CsvFormat
+from batcher.files.cells import clean, guarded
+from batcher.files.sink import CannotBeWritten, Out
+from schemas.files import CsvFormat
 from schemas.mapping import Value, text
 
-_BOM = b"\xef\xbb\xbf"
-#: Every line end some reader knows, CRLF as one: \v, \f, the separators 1C to 1E, NEL, U+2028, U+2029.
-_LINE_END = re.compile("\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
-#: NUL and the other control characters but TAB, and halves of surrogate pairs: no reader agrees on them.
-_UNWRITABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-#: What spreadsheets take for a formula (OWASP ASVS 1.2.10), also behind blanks and marks that some
-#: of them drop, and in the full-width forms that some of them read alike.
-_FORMULA = re.compile(r"[\t\r\n]|[\s\ufeff\u200b-\u200f\x00-\x1f]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """Rows without the header, size in bytes and SHA-256 in hex of all of them."""
-
-    rows: int
-    bytes: int
-    sha256: str
+_LINE_END = {"crlf": "\r\n", "lf": "\n"}
+#: Python's names: its own utf-16 would write a mark before every row.
+_CODEC = {"utf-8": "utf-8", "utf-16": "utf-16-le", "latin-1": "latin-1", "windows-1252": "cp1252"}
+_MARK = "\ufeff"
 
 
 def write(
-    out: BinaryIO,
+    out: Out,
     format: CsvFormat,  # noqa: A002 - the connection's word for it
     columns: Sequence[str],
     rows: Iterable[Sequence[Value]],
     *,
     guard: bool,
-) -> Written:
-    """Write a file of `rows`, one at a time: memory holds one row.
+) -> int:
+    """Write a file of `rows`, one at a time: memory holds one row. Answers how many there were.
 
-    None is an empty cell, booleans are true and false, numbers plain digits. A line end inside a
-    cell becomes one blank; NUL, other control characters and lone surrogates become U+FFFD. With
-    `guard`, a text that a spreadsheet would run as a formula gets a leading apostrophe, in the
-    header too. Raises ValueError when a row has not as many cells as there are columns.
+    None is the connection's text for what is missing, booleans are true and false, numbers plain digits. A
+    line end inside a cell becomes one blank; NUL, other control characters and lone surrogates become U+FFFD,
+    or ? where the encoding has none. With `guard`, a text that a spreadsheet would run as a formula gets a
+    leading apostrophe, in the header too. Raises CannotBeWritten for a character the encoding does not
+    have, and ValueError when a row has not as many cells as there are columns.
     """
-    sink = _Sink(out)
-    writer = csv.writer(sink, delimiter=format.delimiter, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
-    if format.bom:
-        sink.put(_BOM)
-    if format.header:
-        writer.writerow([_cell(column, guard=guard) for column in columns])
+    codec = _CODEC[format.encoding]
+    cell = _cell(format, guard=guard)
+    writer = csv.writer(
+        _Encoder(out, codec),
+        delimiter=format.delimiter,
+        quoting=csv.QUOTE_ALL if format.quoting == "all" else csv.QUOTE_MINIMAL,
+        lineterminator=_LINE_END[format.line_end],
+    )
+    if format.bom or format.encoding == "utf-16":
+        out.write(_MARK.encode(codec))
     count = 0
-    for row in rows:
-        if len(row) != len(columns):
-            raise ValueError(f"row {count + 1} has {len(row)} cells for {len(columns)} columns")
-        writer.writerow([_cell(value, guard=guard) for value in row])
-        count += 1
-    return Written(count, sink.size, sink.digest.hexdigest())
+    line: list[str] = []
+    try:
+        if format.header:
+            line = [cell(column) for column in columns]
+            writer.writerow(line)
+        for count, row in enumerate(rows, 1):
+            if len(row) != len(columns):
+                raise ValueError(f"row {count} has {len(row)} cells for {len(columns)} columns")
+            line = [cell(value) for value in row]
+            writer.writerow(line)
+    except UnicodeEncodeError as error:
+        where = next(name for name, value in zip(columns, line, strict=True) if not _fits(value, codec))
+        raise CannotBeWritten(
+            f"{f'row {count}' if count else 'the header'}, {where}: {format.encoding} does not have all its "
+            "characters: choose encoding: utf-8"
+        ) from error
+    return count
 
 
-def _cell(value: Value, *, guard: bool) -> str:
-    if not isinstance(value, str):
-        return text(value)
-    guarded = guard and _FORMULA.match(value) is not None
-    if not value.isprintable():
-        value = _UNWRITABLE.sub("\ufffd", _LINE_END.sub(" ", value))
-    return f"'{value}" if guarded else value
+def _cell(format: CsvFormat, *, guard: bool) -> Callable[[Value], str]:  # noqa: A002 - as above
+    instead = "\ufffd" if format.encoding.startswith("utf") else "?"
+    disarmed = guarded if guard else clean
+    missing = format.missing
+
+    def cell(value: Value) -> str:
+        if value is None:
+            return missing
+        return disarmed(value, instead) if isinstance(value, str) else text(value)
+
+    return cell
 
 
-class _Sink:
-    """What csv.writer writes to: counts, digests and passes on."""
+def _fits(value: str, codec: str) -> bool:
+    try:
+        value.encode(codec)
+    except UnicodeEncodeError:
+        return False
+    return True
 
-    def __init__(self, out: BinaryIO) -> None:
-        self._out = out
-        self.size = 0
-        self.digest = hashlib.sha256()
+
+class _Encoder:
+    """What csv.writer writes to, line by line."""
+
+    def __init__(self, out: Out, codec: str) -> None:
+        self._out, self._codec = out, codec
 
     def write(self, line: str) -> None:
-        self.put(line.encode("utf-8"))
-
-    def put(self, encoded: bytes) -> None:
-        self._out.write(encoded)
-        self.digest.update(encoded)
-        self.size += len(encoded)
+        self._out.write(line.encode(self._codec))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,11 +16,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pysequoia
 import pytest
+import pyzipper
 
 from batcher.channels.mail import Relay
-from batcher.deliver import Sending, file_name
+from batcher.deliver import Sending
 from batcher.desk import Desk
+from batcher.files.name import final_name
 from batcher.windows import State, Windows
 from consumer import intake, metrics
 from consumer.secrets import Secrets
@@ -28,7 +34,7 @@ from tests.support.batch import PASSWORD, SENDER, USER, House, house
 from tests.support.kafka import Kafka
 from tests.support.proxy import Proxy, proxy
 from tests.support.receivers import sftp_receiver, smtp_receiver
-from tests.support.rows import PARTITIONS, chained, csv_of, person
+from tests.support.rows import COLUMNS, PARTITIONS, chained, csv_of, person
 
 #: Of the process that renders, beyond what it needs for a hundredth of the rows: the ids it has seen take 18.
 MAX_GROWTH_MIB = 40
@@ -424,7 +430,7 @@ def test_a_file_too_large_to_mail_waits_until_it_may_go_by_sftp(place: House, wo
     found = place.state("large")
     assert found is not None
     assert found.held
-    assert found.reason == "the file is over 10 MiB, too large to mail: deliver by SFTP instead"
+    assert found.reason == "the file is over 10 MiB, too large to mail: compress it, or deliver by SFTP"
     assert place.mails("large") == {}
     place.apply(place.sftp_connection("large"))
     place.later("large")
@@ -436,6 +442,7 @@ RENDER = """
 import sys, time
 from datetime import UTC, datetime
 from batcher.deliver import write
+from batcher.files.packing import Packing
 from batcher.render import Rows
 from batcher.windows import State, Windows, WindowState
 from consumer.keys import Keys, Role
@@ -455,7 +462,8 @@ class Sink:
 
 windows = Windows(Store(url), Keys(topic, Role.BATCH))
 began = time.monotonic()
-written = write(Sink(), connection, Rows(windows, window, connection, None, None))
+packed = Packing("huge.csv", datetime.now(UTC))
+written = write(Sink(), connection, Rows(windows, window, connection, None, None), packed)
 # getrusage would count what the parent had when it forked.
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(written.rows, time.monotonic() - began, int(peak.split()[1]) // 1024)
@@ -496,6 +504,118 @@ def test_memory_stays_flat_over_a_large_window(place: House, capsys: pytest.Capt
     with capsys.disabled():
         print(f"\n{ROWS} rows: {ROWS / seconds:,.0f} rows/s, peak {large} MiB against {small} MiB")
     assert large - small < MAX_GROWTH_MIB
+
+
+# Formats, archives and envelopes.
+
+
+def test_a_format_an_archive_and_a_name_of_ones_own(place: House, worker: Worker) -> None:
+    file = {"format": "json_lines", "compression": "gzip", "name": "leads {date:%Y} {number}"}
+    connection = place.sftp_connection("lines", file=file)
+    place.empty(connection)
+    place.intake.put(0, [connection], person(1), person(2))
+    flushed(place, worker, "lines")
+    ((name, content),) = place.files("lines").items()
+    assert re.fullmatch(r"leads 20[0-9]{2} 1\.jsonl\.gz", name)
+    found = [json.loads(line) for line in gzip.decompress(content).splitlines()]
+    assert found == [{column: person(n)[column] for column in COLUMNS} for n in (1, 2)]
+    (told,) = place.receipts("lines")
+    assert (told.rows, told.digest) == (2, hashlib.sha256(content).hexdigest())
+
+
+def test_what_does_not_fit_is_held_until_its_file_is_mended(place: House, worker: Worker) -> None:
+    changes = {"fields": ["referral_id", "first_name"]}
+    connection = place.sftp_connection("fits", file={"encoding": "windows-1252"}, **changes)
+    place.empty(connection)
+    place.intake.put(0, [connection], person(1, first_name="Łucja"))
+    place.ask("fits")
+    worker.go()
+    found = place.state("fits")
+    assert found is not None
+    assert (found.state, found.held) == (State.SEALED, True)
+    assert found.reason == (
+        "row 1, first_name: windows-1252 does not have all its characters: choose encoding: utf-8"
+    )
+    assert place.files("fits") == {}
+    place.apply(place.sftp_connection("fits", file={"encoding": "utf-8"}, **changes))
+    place.later("fits")
+    worker.go()
+    assert place.file("fits") == csv_of([person(1, first_name="Łucja")], changes["fields"])
+
+
+def test_an_envelope_waits_for_a_key_that_lives(place: House, worker: Worker, tmp_path: Path) -> None:
+    path, theirs = tmp_path / "theirs.asc", pysequoia.Tsk.generate("them <a@x.example>")
+    path.write_bytes((Path(__file__).parents[1] / "support/openpgp/expired.asc").read_bytes())
+    connection = place.sftp_connection("sealed", file={"openpgp": {"recipients": [f"${{file:{path}}}"]}})
+    place.empty(connection)
+    place.intake.put(0, [connection], person(1))
+    place.ask("sealed")
+    worker.go()
+    found = place.state("sealed")
+    assert found is not None
+    assert found.held
+    assert f"the key in ${{file:{path}}} expired on 2024-01-02" in found.reason
+    path.write_text(str(theirs.extract_certificate()))
+    place.later("sealed")
+    worker.go()
+    ((name, content),) = place.files("sealed").items()
+    assert name.endswith(".csv.pgp")
+    assert pysequoia.decrypt(content, theirs.decryptor()).bytes == csv_of([person(1)])
+    (told,) = place.receipts("sealed")
+    assert told.digest == hashlib.sha256(content).hexdigest()
+
+
+def test_everybody_is_mailed_the_same_archive_though_no_second_making_gives_it(
+    place: House, worker: Worker, tmp_path: Path
+) -> None:
+    path = tmp_path / "password"
+    path.write_text("sesame")
+    file = {"compression": "zip", "password": f"${{file:{path}}}"}
+    connection = place.email_connection("archive", file=file)
+    place.empty(connection)
+    place.intake.put(0, [connection], person(1))
+    with smtp_receiver(tmp_path / "busy", "--mode", "b@archive.example=451") as busy:
+        worker.relay = Relay("127.0.0.1", busy.port, 10.0, starttls=False)
+        place.ask("archive")
+        worker.go()
+        (one,) = busy.effects("mail")
+        first = (busy.folder / "mail" / one["files"][0]).read_bytes()
+    found = place.state("archive")
+    assert found is not None
+    assert (found.state, found.held) == (State.SENDING, False)
+    assert place.store.command("TTL", place.keys.kept_file("archive", int(found.fields["kept"]))) == -1
+    # What has left may not change any more, whatever its reference leads to now.
+    path.unlink()
+    worker.relay = Relay("127.0.0.1", place.smtp.port, 10.0, starttls=False)
+    place.later("archive")
+    worker.go()
+    ((box, (mail,)),) = place.mails("archive").items()
+    assert (box, mail["content"]) == ("b", first)
+    with pyzipper.AESZipFile(io.BytesIO(first)) as archive:
+        assert archive.read(archive.namelist()[0], b"sesame") == csv_of([person(1)])
+    assert state(place, "archive")[0] is State.CLOSED
+    assert place.store.command("KEYS", "*:file:*") == []
+
+
+def test_an_archive_that_was_not_sent_is_made_anew(place: House, worker: Worker, tmp_path: Path) -> None:
+    connection = place.email_connection(
+        "anew", file={"compression": "zip", "password": "${env:SFTP_PASSWORD}"}
+    )
+    place.empty(connection)
+    place.intake.put(0, [connection], person(1))
+    modes = [word for box in "ab" for word in ("--mode", f"{box}@anew.example=data-451")]
+    with smtp_receiver(tmp_path / "full", *modes) as full:
+        worker.relay = Relay("127.0.0.1", full.port, 10.0, starttls=False)
+        place.ask("anew")
+        worker.go()
+    assert len(place.store.command("KEYS", "*:anew}:file:*")) == 1, "some of it had left, for all we knew"
+    place.intake.remove(person(1)["referral_id"], erased=True)
+    worker.relay = Relay("127.0.0.1", place.smtp.port, 10.0, starttls=False)
+    place.later("anew")
+    worker.go()
+    assert place.mails("anew") == {}, "erased before anything had left"
+    assert place.closed("anew", 1)
+    assert place.store.command("KEYS", "*:file:*") == []
 
 
 # Trouble with the receiver.
@@ -556,7 +676,7 @@ def test_a_foreign_file_under_the_final_name_is_not_overwritten(place: House, wo
     def put() -> None:
         window = place.windows.state("foreign")
         assert window is not None
-        foreign.append(folder / file_name(window, connection))
+        foreign.append(folder / final_name(window, connection))
         foreign[0].write_text("theirs")
 
     worker.at["uploaded durable"] = put

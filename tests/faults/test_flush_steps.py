@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import pyzipper
 
 from batcher.desk import WORKERS
 from schemas.delivery import Outcome
-from tests.support.batch import House, house, until
+from tests.support.batch import PASSWORD, House, house, until
 from tests.support.flush_entry import Flush, Parent, parent
 from tests.support.kafka import Kafka
 from tests.support.rows import csv_of, person
 
-SFTP_STEPS = ("claimed", "sealed", "told", "uploaded", "uploaded durable", "renamed", "ended", "closing")
+UPLOADS = ("sftp", "ftps")
+UPLOAD_STEPS = ("claimed", "sealed", "told", "uploaded", "uploaded durable", "renamed", "ended", "closing")
 FENCED = 'referral_fenced_total{reason="token"}'
 AMBIGUOUS = 'referral_ambiguous_total{sink="email"}'
 
@@ -44,10 +48,11 @@ def finish(place: House, service: Flush, name: str, number: int) -> None:
     until(closed, lambda: f"window {number} of {name} closed; the last output: {service.output()[-1500:]}")
 
 
-@pytest.mark.parametrize("step", SFTP_STEPS)
-def test_killed_at_a_step_one_file_arrives(place: House, services: Parent, step: str) -> None:
-    name = f"killed-{SFTP_STEPS.index(step)}"
-    connection = place.sftp_connection(name)
+@pytest.mark.parametrize("kind", UPLOADS)
+@pytest.mark.parametrize("step", UPLOAD_STEPS)
+def test_killed_at_a_step_one_file_arrives(place: House, services: Parent, step: str, kind: str) -> None:
+    name = f"{kind}-killed-{UPLOAD_STEPS.index(step)}"
+    connection = place.upload_connection(kind, name)
     place.empty(connection)
     first = [person(n) for n in range(5)]
     place.intake.put(0, [connection], *first[:3])
@@ -128,6 +133,36 @@ def test_killed_at_a_step_mails_keep_what_was_chosen(
     assert fresh.stop() == 0
 
 
+@pytest.mark.parametrize(
+    ("step", "occurrence"),
+    [("kept", 1), ("sending durable", 1), ("sent", 1), ("sending durable", 2), ("sent", 2), ("closing", 1)],
+)
+def test_killed_at_a_step_everybody_has_the_same_archive(
+    place: House, services: Parent, step: str, occurrence: int
+) -> None:
+    name = f"archive-{step.split()[0]}-{occurrence}"
+    file = {"compression": "zip", "password": "${env:SFTP_PASSWORD}"}
+    connection = place.email_connection(name, on_uncertain="resend", file=file)
+    place.empty(connection)
+    people = [person(n) for n in range(4)]
+    place.intake.put(1, [connection], *people)
+    place.ask(name)
+    assert services.flush(place.environment, step, occurrence).ended() == -signal.SIGKILL
+    fresh = services.flush(place.environment)
+    finish(place, fresh, name, 1)
+
+    got = place.mails(name)
+    again = "ab"[occurrence - 1] if step == "sent" else ""
+    assert {box: len(got[box]) for box in "ab"} == {box: 2 if box == again else 1 for box in "ab"}
+    (content,) = {mail["content"] for mails in got.values() for mail in mails}
+    with pyzipper.AESZipFile(io.BytesIO(content)) as archive:
+        assert archive.read(archive.namelist()[0], PASSWORD.encode()) == csv_of(people)
+    (told,) = place.receipts(name)
+    assert (told.outcome, told.digest) == (Outcome.DELIVERED, hashlib.sha256(content).hexdigest())
+    assert place.store.command("KEYS", "*:file:*") == []
+    assert fresh.stop() == 0
+
+
 FROZEN_STEPS = ("claimed", "sealed", "told", "uploaded", "uploaded durable", "renamed")
 
 
@@ -135,10 +170,13 @@ def stopped(service: Flush) -> bool:
     return Path(f"/proc/{service.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
 
 
+@pytest.mark.parametrize("kind", UPLOADS)
 @pytest.mark.parametrize("step", FROZEN_STEPS)
-def test_a_frozen_worker_that_was_overtaken_stops(place: House, services: Parent, step: str) -> None:
-    name = f"frozen-{FROZEN_STEPS.index(step)}"
-    connection = place.sftp_connection(name)
+def test_a_frozen_worker_that_was_overtaken_stops(
+    place: House, services: Parent, step: str, kind: str
+) -> None:
+    name = f"{kind}-frozen-{FROZEN_STEPS.index(step)}"
+    connection = place.upload_connection(kind, name)
     place.empty(connection)
     people = [person(n) for n in range(4)]
     place.intake.put(0, [connection], *people)
@@ -159,10 +197,13 @@ def test_a_frozen_worker_that_was_overtaken_stops(place: House, services: Parent
     assert [frozen.stop(), other.stop()] == [0, 0]
 
 
-@pytest.mark.parametrize("step", SFTP_STEPS)
-def test_redis_killed_at_a_step_and_started_again(place: House, services: Parent, step: str) -> None:
-    name = f"redis-{SFTP_STEPS.index(step)}"
-    connection = place.sftp_connection(name)
+@pytest.mark.parametrize("kind", UPLOADS)
+@pytest.mark.parametrize("step", UPLOAD_STEPS)
+def test_redis_killed_at_a_step_and_started_again(
+    place: House, services: Parent, step: str, kind: str
+) -> None:
+    name = f"{kind}-redis-{UPLOAD_STEPS.index(step)}"
+    connection = place.upload_connection(kind, name)
     place.empty(connection)
     people = [person(n) for n in range(4)]
     place.intake.put(0, [connection], *people)
@@ -185,7 +226,7 @@ ZERO = (
     *(f'referral_flush_state{{state="{s}"}}' for s in ("CLAIMED", "SEALED", "UPLOADED", "SENDING", "HELD")),
     *(
         f'referral_flush_artefacts_total{{channel="{channel}",outcome="{outcome}"}}'
-        for channel in ("sftp", "email")
+        for channel in ("sftp", "ftps", "email")
         for outcome in ("delivered", "retry", "held", "uncertain")
     ),
     AMBIGUOUS,

@@ -28,9 +28,11 @@ from consumer.stream import read_all
 from consumer.topics import Topics
 from deploy.embedded.processes import free_port
 from schemas import manifest, receipt
-from schemas.connection import Account, ConnectionSet, EmailConnection, SftpConnection
+from schemas.connection import Account, ConnectionSet, EmailConnection, FtpsConnection, SftpConnection
 from schemas.manifest import Kind, Manifest
 from schemas.receipt import Receipt
+from tests.support.certificates import Authority
+from tests.support.ftps_server import Server, ftps_server
 from tests.support.receivers import Receiver, sftp_receiver, smtp_receiver
 from tests.support.rows import COLUMNS, PARTITIONS, FileConnection, Intake, write_layout
 from tests.support.valkey import Valkey, start_valkey
@@ -55,6 +57,7 @@ class House:
     valkey: Valkey
     sftp: Receiver
     smtp: Receiver
+    ftps: Server
     found: Layout
     intake: Intake = field(init=False)
 
@@ -120,6 +123,27 @@ class House:
         }
         return SftpConnection.model_validate({**given, **changes})
 
+    def ftps_connection(self, name: str, **changes: Any) -> FtpsConnection:
+        """With a folder of its own on the server."""
+        (self.ftps.folder / name).mkdir(parents=True, exist_ok=True)
+        given = {
+            "name": name,
+            "kind": "ftps",
+            "host": "localhost",
+            "port": self.ftps.port,
+            "username": USER,
+            "password": "${env:SFTP_PASSWORD}",
+            "ca": "${env:FTPS_CA}",
+            "directory": name,
+            "timeout": 5.0,
+            "schedule": {"cron": "0 8 1 1 *", "zone": "Australia/Sydney"},
+            "fields": COLUMNS,
+        }
+        return FtpsConnection.model_validate({**given, **changes})
+
+    def upload_connection(self, kind: str, name: str) -> SftpConnection | FtpsConnection:
+        return self.ftps_connection(name) if kind == "ftps" else self.sftp_connection(name)
+
     def email_connection(self, name: str, **changes: Any) -> EmailConnection:
         given = {
             "name": name,
@@ -145,8 +169,10 @@ class House:
         self.store.command("HSET", self.keys.window(name), "until", 0, "retry_at", 0)
 
     def files(self, name: str) -> dict[str, bytes]:
-        """What lies in the connection's folder on the SFTP server."""
-        return {path.name: path.read_bytes() for path in (self.sftp.folder / USER / name).iterdir()}
+        """What lies in the connection's folder on its server."""
+        ftps = self.ftps.folder / name
+        folder = ftps if ftps.exists() else self.sftp.folder / USER / name
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def file(self, name: str) -> bytes:
         """The one file there is, under its final name."""
@@ -156,7 +182,8 @@ class House:
 
     def renames(self, name: str) -> list[str]:
         """The final names files of the connection were ever given."""
-        return [e["name"] for e in self.sftp.effects("rename") if e["name"].startswith(f"{name}/")]
+        given = [*(e["name"] for e in self.sftp.effects("rename")), *(file for file, _ in self.ftps.renamed)]
+        return [file for file in given if file.startswith(f"{name}/")]
 
     def mails(self, name: str) -> dict[str, list[dict[str, Any]]]:
         """The mails each recipient of the connection got, with their attachments' `content`."""
@@ -196,6 +223,9 @@ def house(folder: Path, bootstrap: str, prefix: str) -> Iterator[House]:
         users = {USER: {"password": PASSWORD}}
         sftp = stack.enter_context(sftp_receiver(folder / "sftp", users, port=free_port()))
         smtp = stack.enter_context(smtp_receiver(folder / "smtp", port=free_port()))
+        authority = Authority(folder)
+        context = authority.server("localhost")
+        ftps = stack.enter_context(ftps_server(folder / "ftps", context, {USER: PASSWORD}))
         variables = {
             "REFERRALS_KAFKA": bootstrap,
             "REFERRALS_REDIS": valkey.url,
@@ -209,8 +239,8 @@ def house(folder: Path, bootstrap: str, prefix: str) -> Iterator[House]:
         settings = Settings.model_validate({**given, "kafka_config": AT_ONCE})
         begun = begin(settings, "earliest", PARTITIONS, 1)
         assert begun.layout is not None
-        environment = {**variables, "SFTP_PASSWORD": PASSWORD}
-        yield House(folder, settings, environment, valkey, sftp, smtp, begun.layout)
+        environment = {**variables, "SFTP_PASSWORD": PASSWORD, "FTPS_CA": authority.pem.decode()}
+        yield House(folder, settings, environment, valkey, sftp, smtp, ftps, begun.layout)
 
 
 def until(condition: Any, what: Any, within: float = WITHIN) -> None:

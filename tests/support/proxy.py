@@ -41,6 +41,10 @@ class Proxy:
                 line.shutdown(socket.SHUT_RDWR)
             line.close()
 
+    def mend(self) -> None:
+        """From the next connection on."""
+        self.cut_after = None
+
     def close(self) -> None:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)

@@ -15,13 +15,11 @@ from consumer.store import Store
 from consumer.stream import Record
 from consumer.topics import Topics
 from schemas import referral
-from schemas.connection import EmailConnection, SftpConnection
+from schemas.connection import FileConnection
 from tests.support.referral_events import event
 
 PARTITIONS = 2
 COLUMNS = ("referral_id", "email", "postal_code")
-
-FileConnection = SftpConnection | EmailConnection
 
 
 class Intake:

@@ -508,7 +508,7 @@ def test_a_problem_reads_as_one_line() -> None:
     [problem] = problems(edited("kind: http", "kind: htpp"))
     assert str(problem) == (
         "acme.yaml:5: connections[0].kind: must be http, mailchimp, salesforce, hubspot, meta_custom_audience, "
-        "google_customer_match, sftp or email; did you mean http?"
+        "google_customer_match, sftp, ftps or email; did you mean http?"
     )
 
 

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from batcher.deliver import file_name, nothing_new, write
+from batcher.deliver import nothing_new, write
 from batcher.deliver_mail import MAX_ATTACHMENT, TooLarge, _Capped, first_byte_left
-from batcher.files.csv_file import Written
+from batcher.files.name import content_name, final_name
+from batcher.files.packing import Packing
+from batcher.files.sink import Written
 from batcher.windows import State, WindowState
 from schemas.connection import Connection
 from schemas.delivery import Outcome
 
+PLAIN = Packing("x.csv", datetime(2026, 6, 1, tzinfo=UTC))
 COMMON: dict[str, Any] = {
     "name": "acme-daily",
     "schedule": {"cron": "0 8 * * *", "zone": "Australia/Sydney"},
@@ -51,7 +54,8 @@ def test_a_file_is_called_after_the_local_day_of_its_seal(
     ms = int(datetime.fromisoformat(sealed).timestamp() * 1000)
     since = datetime(2020, 1, 1, tzinfo=UTC)
     window = WindowState("acme-daily", 12, State.SEALED, "", 1, since, "", 0, 0.0, {"sealed_at": str(ms)})
-    assert file_name(window, connection(kind, schedule={"cron": "0 8 * * *", "zone": zone})) == expected
+    found = connection(kind, schedule={"cron": "0 8 * * *", "zone": zone})
+    assert final_name(window, found) == content_name(window, found) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,7 +69,7 @@ def test_a_file_is_called_after_the_local_day_of_its_seal(
 )
 def test_formulas_are_guarded_where_people_open_the_file(kind: str, guard: bool | None, cell: str) -> None:
     out = io.BytesIO()
-    written = write(out, connection(kind, file={"formula_guard": guard}), [["=1+1", "+491"]])
+    written = write(out, connection(kind, file={"formula_guard": guard}), [["=1+1", "+491"]], PLAIN)
     assert out.getvalue().decode() == f'"first_name","phone_e164"\r\n{cell}\r\n'
     assert (written.rows, written.bytes) == (1, len(out.getvalue()))
 
@@ -96,5 +100,5 @@ def test_a_mail_has_room_for_so_much() -> None:
     file = _Capped()
     file.write(b"x" * (MAX_ATTACHMENT - 1))
     file.write(b"x")
-    with pytest.raises(TooLarge, match="10 MiB, too large to mail: deliver by SFTP instead"):
+    with pytest.raises(TooLarge, match="10 MiB, too large to mail: compress it, or deliver by SFTP"):
         file.write(b"x")

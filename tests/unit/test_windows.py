@@ -97,6 +97,7 @@ CONTENT: dict[str, Any] = {
     "file": {"delimiter": ";"},
     "schedule": {"cron": "0 1 * * *", "zone": "UTC"},
 }
+FIELDS = {"fields": ["email", "phone_e164"]}
 WAY: dict[str, Any] = {"password": "${env:NEW}", "host_keys": ["SHA256:" + "B" * 43], "timeout": 3.0}
 ELSEWHERE = {**WAY, "host": "other.example.com", "directory": "in"}
 HERE = {"place": "acme@sftp.example.com:22/."}
@@ -118,6 +119,9 @@ GONE = {"place": "acme@third.example.com:22/."}
         pytest.param(email(), email(subject="New", recipients=["b@example.com"]), window(State.SENDING), email(recipients=["b@example.com"]), id="mail: who gets it is not frozen, what is"),
         pytest.param(email(), sftp(**CONTENT), window(), sftp(fields=["referral_id"], schedule={"cron": "0 9 * * *"}), id="too large to mail: another kind"),
         pytest.param(email(), sftp(), window(State.SENDING), email(), id="another kind, too late"),
+        pytest.param(sftp(), sftp(file={"format": "xlsx"}), window(), sftp(), id="how it is written stays"),
+        pytest.param(sftp(), sftp(file={"format": "xlsx"}, **FIELDS), window(held="1"), sftp(file={"format": "xlsx"}), id="held: a person mends it"),
+        pytest.param(sftp(), sftp(file={"format": "xlsx"}), window(State.UPLOADED, held="1", **HERE), sftp(), id="held, too late to mend"),
         pytest.param(sftp(), email(), window(State.UPLOADED, **HERE), sftp(), id="another kind, too late for a file"),
     ],
 )  # fmt: skip

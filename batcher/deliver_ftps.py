@@ -1,0 +1,26 @@
+"""How a sealed window leaves by FTPS: as by SFTP."""
+
+from __future__ import annotations
+
+from batcher.channels import Hold, ftps
+from batcher.deliver import Result, Sending, by_upload, resolved
+from batcher.windows import WindowState
+from schemas.connection import FtpsConnection
+
+
+def by_ftps(sending: Sending, window: WindowState, connection: FtpsConnection) -> tuple[WindowState, Result]:
+    secrets = resolved(sending, connection, "password", "ca")
+    if isinstance(secrets, Hold):
+        return window, secrets
+    target = ftps.Target(
+        host=connection.host,
+        port=connection.port,
+        username=connection.username,
+        directory=connection.directory,
+        timeout=connection.timeout,
+        password=secrets["password"] or "",
+        implicit=connection.tls == "implicit",
+        certificates=tuple(pin.replace(":", "").lower() for pin in connection.certificates),
+        ca=secrets["ca"],
+    )
+    return by_upload(sending, window, connection, ftps.connect(target))
