@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 from urllib.parse import urlsplit
 
-from batcher.files import csv_file
+from batcher.files import csv_file, json_lines
 from console.connections import require
 from console.export import guarded
 from console.ground import redis_alone
@@ -37,6 +37,7 @@ from schemas.auth import (
 )
 from schemas.connection import ConnectionSet, FileConnection, HttpConnection
 from schemas.delivery import Action
+from schemas.files import CsvFormat
 from schemas.mapping import render
 from schemas.push import PushBase
 from schemas.referral import Referral
@@ -95,7 +96,7 @@ def preview(settings: Settings, name: str, file: str | None, folder: str | None)
     if chosen.referral.is_test:
         notes.append("this referral would not be delivered: is_test is true")
     if not isinstance(chosen.connection, PushBase):
-        return Preview(_csv(chosen.connection, chosen.referral), None, notes)
+        return Preview(_rows(chosen.connection, chosen.referral), None, notes)
     shown = request(chosen.connection, sending(chosen.connection, chosen.referral))
     if isinstance(shown, str):
         return Preview(None, shown, notes)
@@ -161,13 +162,17 @@ def _certificate(connection: PushBase) -> list[str]:
     return [] if own is None else [f"shown to the server (mutual TLS): {own.certificate}"]
 
 
-def _csv(connection: FileConnection, referral: Referral) -> str:
-    """The file that a window of this one referral would be. Pure."""
+def _rows(connection: FileConnection, referral: Referral) -> str:
+    """What a file of this one referral would hold; a sheet's cells are shown as a JSON object. Pure."""
     pairs = render(connection.fields, referral, partner_data=connection.partner_data)
+    columns, cells = [name for name, _ in pairs], [[value for _, value in pairs]]
     out = io.BytesIO()
-    columns = [name for name, _ in pairs]
-    csv_file.write(out, connection.file, columns, [[value for _, value in pairs]], guard=guarded(connection))
-    lines = out.getvalue().decode("utf-8-sig").removesuffix("\r\n").split("\r\n")
+    if not isinstance(connection.file, CsvFormat):
+        json_lines.write(out, columns, cells)
+        return visible(out.getvalue().decode("utf-8").removesuffix("\n"))
+    shown = {"encoding": "utf-8", "bom": False, "line_end": "crlf"}
+    csv_file.write(out, connection.file.model_copy(update=shown), columns, cells, guard=guarded(connection))
+    lines = out.getvalue().decode("utf-8").removesuffix("\r\n").split("\r\n")
     return "\n".join(line if connection.file.delimiter == "\t" else visible(line) for line in lines)
 
 

@@ -46,7 +46,8 @@ def test_an_example_is_an_account_named_as_its_file(path: Path):
 def test_the_examples_stand_beside_each_other_and_show_every_kind():
     found = folder.read(str(DEPLOY / "connections.example"))
     assert {connection.kind for _, connection in found.by_name().values()} == {
-        "http", "mailchimp", "salesforce", "hubspot", "meta_custom_audience", "google_customer_match", "sftp", "email",
+        "http", "mailchimp", "salesforce", "hubspot", "meta_custom_audience", "google_customer_match", "sftp", "ftps",
+        "email",
     }  # fmt: skip
 
 
