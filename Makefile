@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test isolation check lock wheel clean
+.PHONY: help demo up test long isolation check lock wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +20,11 @@ up: $(VENV)/.ok  ## the same stack, running until Ctrl-C
 test: $(VENV)/.ok  ## all tests, on real servers
 	$(RUN) -m pytest
 
+long: $(VENV)/.ok  ## the tests that `make test` leaves out
+	$(RUN) -m pytest -m long
+
 isolation: $(VENV)/.ok  ## what 97 connections notice of three in trouble: ten rounds, with figures
-	ISOLATION_ROUNDS=10 $(RUN) -m pytest -s --timeout 600 tests/faults/test_isolation.py
+	ISOLATION_ROUNDS=10 $(RUN) -m pytest -s -m long --timeout 600 tests/faults/test_isolation.py
 
 check: $(VENV)/.ok  ## format, lint, types, import rules
 	$(RUN) -m ruff format --check .

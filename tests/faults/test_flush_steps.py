@@ -18,7 +18,8 @@ from tests.support.flush_entry import Flush, Parent, parent
 from tests.support.kafka import Kafka
 from tests.support.rows import csv_of, person
 
-UPLOADS = ("sftp", "ftps")
+#: Both channels share the steps; every one of them is killed at for SFTP in each run, for FTPS in `make long`.
+UPLOADS = ("sftp", pytest.param("ftps", marks=pytest.mark.long))
 UPLOAD_STEPS = ("claimed", "sealed", "told", "uploaded", "uploaded durable", "renamed", "ended", "closing")
 FENCED = 'referral_fenced_total{reason="token"}'
 AMBIGUOUS = 'referral_ambiguous_total{sink="email"}'
