@@ -15,10 +15,9 @@ from batcher.deliver import Sending
 from batcher.desk import LOOK_S, WORKERS, Desk, utc_now
 from batcher.windows import Windows
 from batcher.witness import require_windows
-from consumer import log, service
+from consumer import log, registry, service
 from consumer.keys import Role
 from consumer.ownership import patiently
-from consumer.registry import Registry
 from consumer.run import Ground, adopt_files, run, watch
 from consumer.secrets import Secrets
 from consumer.service import Service, Settings, Stop
@@ -54,9 +53,7 @@ def flush() -> None:
         known = Windows(ground.store, ground.keys)
         require_windows(ground.remembered, known.states(list(ground.remembered.windows)))
         adopt_files(ground)
-        registry = (
-            Registry(settings.schema_registry, process.stopping.wait) if settings.schema_registry else None
-        )
+        by_id = registry.waiting(settings.schema_registry, process.stopping.wait)
 
         def sending(windows: Windows) -> Sending:
             return Sending(
@@ -66,7 +63,7 @@ def flush() -> None:
                 relay=relay,
                 mail_from=settings.mail_from,
                 monotonic=time.monotonic,
-                by_id=registry,
+                by_id=by_id,
                 step=lambda _name: None,
             )
 

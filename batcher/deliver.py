@@ -18,11 +18,11 @@ from batcher.files.name import final_name
 from batcher.files.packing import Packing
 from batcher.files.sink import Out, Written
 from batcher.in_force import FileConnection, place
-from batcher.pack import packing
+from batcher.pack import members, packing
 from batcher.render import Rows
 from batcher.windows import Gone, State, Windows, WindowState
-from consumer.secrets import Missing, Secrets
-from schemas.connection import CsvFormat, SftpConnection, UploadConnection
+from consumer.secrets import Secrets
+from schemas.connection import SftpConnection, UploadConnection
 from schemas.delivery import Outcome
 from schemas.mapping import Value
 from schemas.referral import SchemaById
@@ -171,22 +171,9 @@ def packed_with(sending: Sending, window: WindowState, connection: FileConnectio
 def write(out: Out, connection: FileConnection, rows: Iterable[Sequence[Value]], packed: Packing) -> Written:
     """The window's file. Raises CannotBeWritten, and what `rows` and `out` raise."""
     columns = [rule.name for rule in connection.fields]
-    return artefact.write(out, connection.file, columns, rows, packed, guard=guarded(connection))
-
-
-def guarded(connection: FileConnection) -> bool:
-    """Whether formulas are disarmed: as the connection says; unsaid, where a person opens the file. Pure."""
-    told = connection.file.formula_guard if isinstance(connection.file, CsvFormat) else None
-    return connection.kind == "email" if told is None else told
+    return artefact.write(out, connection.file, columns, rows, packed, guard=connection.guarded)
 
 
 def resolved(sending: Sending, connection: UploadConnection, *names: str) -> dict[str, str | None] | Hold:
     """The secrets behind these members, None where one is not given."""
-    values: dict[str, str | None] = {}
-    for name in names:
-        reference = getattr(connection, name)
-        value = None if reference is None else sending.secrets.resolve(reference, sending.monotonic())
-        if isinstance(value, Missing):
-            return Hold(f"{name}: {value.reason}")
-        values[name] = value
-    return values
+    return members(sending.secrets, connection, names, sending.monotonic())

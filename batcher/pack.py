@@ -5,6 +5,7 @@ Looked up at every try, so that a key that was prolonged or a password that was 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -23,19 +24,31 @@ def packing(
     secrets: Secrets, window: WindowState, connection: FileConnection, monotonic: float, now: datetime
 ) -> Packing | Hold:
     """`monotonic` seconds for the age of secrets, `now` aware for that of keys."""
-    file, password, envelope = connection.file, None, None
-    if file.password is not None:
-        found = secrets.resolve(file.password, monotonic)
-        if isinstance(found, Missing):
-            return Hold(f"file.password: {found.reason}")
-        password = found
+    file, envelope = connection.file, None
+    own = members(secrets, file, ("password",), monotonic, "file.")
+    if isinstance(own, Hold):
+        return own
     if file.openpgp is not None:
         sealed = _envelope(secrets, file.openpgp, monotonic, now)
         if isinstance(sealed, Hold):
             return sealed
         envelope = sealed
     at = window.sealed_at.astimezone(ZoneInfo(connection.schedule.zone))
-    return Packing(content_name(window, connection), at, password, envelope)
+    return Packing(content_name(window, connection), at, own["password"], envelope)
+
+
+def members(
+    secrets: Secrets, given: object, names: Sequence[str], monotonic: float, where: str = ""
+) -> dict[str, str | None] | Hold:
+    """The secrets behind these members, None where one is not given. `where`: put before a name."""
+    values: dict[str, str | None] = {}
+    for name in names:
+        reference = getattr(given, name)
+        value = None if reference is None else secrets.resolve(reference, monotonic)
+        if isinstance(value, Missing):
+            return Hold(f"{where}{name}: {value.reason}")
+        values[name] = value
+    return values
 
 
 def _envelope(secrets: Secrets, given: OpenPgp, monotonic: float, now: datetime) -> Envelope | Hold:
@@ -47,14 +60,10 @@ def _envelope(secrets: Secrets, given: OpenPgp, monotonic: float, now: datetime)
             where = "" if isinstance(found, Missing) else f"the key in {reference} "
             return Hold(f"file.openpgp.recipients: {where}{key.reason}")
         keys.append(key)
-    own: list[str | None] = []
-    for name in ("signing_key", "passphrase"):
-        reference = getattr(given, name)
-        value = None if reference is None else secrets.resolve(reference, monotonic)
-        if isinstance(value, Missing):
-            return Hold(f"file.openpgp.{name}: {value.reason}")
-        own.append(value)
-    signing_key, passphrase = own
+    own = members(secrets, given, ("signing_key", "passphrase"), monotonic, "file.openpgp.")
+    if isinstance(own, Hold):
+        return own
+    signing_key, passphrase = own["signing_key"], own["passphrase"]
     trouble = None if signing_key is None else openpgp.signing_trouble(signing_key, passphrase, now)
     if trouble is not None:
         return Hold(f"file.openpgp.signing_key: our key in {given.signing_key} {trouble.reason}")

@@ -27,9 +27,8 @@ from console.connections import require
 from console.ground import standing
 from console.moment import moment
 from console.selection import Reason, Removed, Selection
-from consumer import connection_sets
+from consumer import connection_sets, registry
 from consumer.keys import Keys, Role
-from consumer.registry import Registry
 from consumer.route import AnyConnection, Router
 from consumer.run import Ground
 from consumer.service import Settings, Stop
@@ -104,7 +103,7 @@ def export(
         if start >= end:
             raise Stop("--from must be earlier than --to")
         wanted = Wanted(account, connection.name, start, end)
-        by_id = Registry(settings.schema_registry, Event().wait) if settings.schema_registry else None
+        by_id = registry.waiting(settings.schema_registry, Event().wait)
         reading = _Reading(ground, wanted, Router(stored), by_id)
         places = reading.select()
         with _target(out) as target:
@@ -139,10 +138,8 @@ def choose(connections: ConnectionSet, account: str, name: str | None) -> AnyCon
 
 
 def guarded(connection: AnyConnection) -> bool:
-    """Whether formulas are disarmed: as the connection says; unsaid, where a person opens the file. Pure."""
-    file = CsvFormat() if isinstance(connection, PushBase) else connection.file
-    told = file.formula_guard if isinstance(file, CsvFormat) else None
-    return connection.kind not in {"sftp", "ftps"} if told is None else told
+    """Whether formulas are disarmed: as in the connection's files; a push has none, and a person opens it."""
+    return isinstance(connection, PushBase) or connection.guarded
 
 
 class _Reading:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import assert_never
 from urllib.parse import urlsplit
 
 from batcher.files import csv_file, json_lines
 from console.connections import require
-from console.export import guarded
 from console.ground import redis_alone
 from console.sample import Sample, invented, kept_back, read
 from consumer import connection_sets
 from consumer import folder as folders
-from consumer.auth.static import with_headers
+from consumer.auth.static import with_headers, with_query
 from consumer.crm import BY_KIND
 from consumer.crm.port import Sending
 from consumer.exchange import Request
@@ -144,8 +143,7 @@ def _authenticated(connection: PushBase, made: Request) -> Request:
         case HeaderKey():
             return with_headers(made, ((auth.name, auth.value),))
         case QueryKey():
-            separator = "" if made.url.endswith(("?", "&")) else "&" if "?" in made.url else "?"
-            return replace(made, url=f"{made.url}{separator}{auth.name}={auth.value}")
+            return with_query(made, f"{auth.name}={auth.value}")
         case Basic():
             value = f"Basic <base64 of {auth.username}:{auth.password}>"
         case Bearer():
@@ -171,7 +169,7 @@ def _rows(connection: FileConnection, referral: Referral) -> str:
         json_lines.write(out, columns, cells)
         return visible(out.getvalue().decode("utf-8").removesuffix("\n"))
     shown = {"encoding": "utf-8", "bom": False, "line_end": "crlf"}
-    csv_file.write(out, connection.file.model_copy(update=shown), columns, cells, guard=guarded(connection))
+    csv_file.write(out, connection.file.model_copy(update=shown), columns, cells, guard=connection.guarded)
     lines = out.getvalue().decode("utf-8").removesuffix("\r\n").split("\r\n")
     return "\n".join(line if connection.file.delimiter == "\t" else visible(line) for line in lines)
 

@@ -7,11 +7,10 @@ pending state, no pause, no metric. Ids and key are its own, so it can neither u
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 from urllib.parse import quote, quote_plus
 
@@ -31,7 +30,7 @@ from consumer.crm.answers import (
     in_words,
 )
 from consumer.crm.port import Sending
-from consumer.ending import Decision, Ended, Hold, Later, Stand, conclude
+from consumer.ending import Decision, Ended, Hold, Later, Stand, conclude, receipt_of
 from consumer.exchange import Exchanged, Request, Response
 from consumer.frozen import Frozen
 from consumer.http_client import HttpClient
@@ -42,7 +41,7 @@ from consumer.topics import Admin, Topics, TopicTrouble
 from consumer.tries import Tries
 from schemas.delivery import Outcome
 from schemas.push import PushBase
-from schemas.receipt import Receipt, Subject, utc
+from schemas.receipt import Receipt, utc
 
 #: Characters of an answer's body that are shown: enough for an error's text.
 MAX_SHOWN = 2_048
@@ -230,20 +229,10 @@ def _masked(text: str, masks: Sequence[tuple[str, str]]) -> str:
 
 
 def _receipt(row: Frozen, connection: str, answer: Answer, told: str, now: float) -> Receipt:
-    return Receipt(
-        subject=Subject.DELIVERY,
-        subject_id=row.delivery_id,
-        outcome=Outcome.TEST,
+    return replace(
+        receipt_of(row, connection, row.delivery_id, Outcome.TEST, 1, now),
         service=SERVICE,
-        at=utc(now),
         reason=told,
-        account_id=row.account_id,
-        campaign_id=row.campaign_id,
-        connection=connection,
-        referral_id=row.referral_id,
-        revision=row.revision,
-        digest=hashlib.sha256(row.body).hexdigest(),
-        attempts=1,
         status=getattr(answer, "status", None),
         record_id=getattr(answer, "record_id", None),
     )

@@ -73,15 +73,14 @@ class Attempts:
         if connection is None or found is None:
             # Its file is gone, or the lease, since it was started: they stay pending.
             self._untried(ready, now)
-            told = []
         else:
-            told = verdicts(connection, rows, [one.tries for one, _ in ready], found, now, jitter)
             self._quiet(connection, found, now)
-        for (delivery, one), verdict in zip(ready, told, strict=False):
-            if verdict.answer is not None:
-                self._tell(delivery, one, verdict.answer)
-            delivery.tries = verdict.tries
-            self._obey(delivery, one, verdict.decision, now)
+            told = verdicts(connection, rows, [one.tries for one, _ in ready], found, now, jitter)
+            for (delivery, one), verdict in zip(ready, told, strict=True):
+                if verdict.answer is not None:
+                    self._tell(delivery, one, verdict.answer)
+                delivery.tries = verdict.tries
+                self._obey(delivery, one, verdict.decision, now)
         for (delivery, one), hold in zip(pairs, holds, strict=True):
             if hold is not None:
                 self._obey(delivery, one, hold, now)
@@ -213,18 +212,8 @@ class Attempts:
         reached = end.outcome in {Outcome.DELIVERED, Outcome.DUPLICATE_AT_DESTINATION}
         # What may have been applied counts as made.
         made = reached or perhaps_made or bool(delivery.tries.unknown_since)
-        back = frozen.taken_back(delivery.connection) if made else None
-        self._outgoing(delivery.partition).facts.append(
-            Fact(
-                delivery.connection,
-                delivery.offset,
-                end.entry,
-                frozen.referral_id,
-                frozen.revision,
-                b"" if back is None else back.freeze(),
-                removed,
-            )
-        )
+        fact = Fact.of(frozen, delivery.connection, delivery.offset, end.entry, made=made, now=removed)
+        self._outgoing(delivery.partition).facts.append(fact)
         metrics.ENDED.labels(end.outcome).inc()
         metrics.AGE.observe(max(0.0, now - frozen.produced_at_us / 1e6))
         if end.outcome in {Outcome.REJECTED, Outcome.EXHAUSTED}:

@@ -141,7 +141,7 @@ def ended(
 ) -> Ended:
     """The receipt of a delivery's end; what ended undelivered is kept as a dead letter as well."""
     receipt = replace(
-        _receipt(frozen, connection, frozen.delivery_id, outcome, attempts, now),
+        receipt_of(frozen, connection, frozen.delivery_id, outcome, attempts, now),
         reason=reason,
         status=status,
         acknowledged=acknowledged,
@@ -155,13 +155,14 @@ def ended(
 def _uncertain(frozen: Frozen, connection: str, tries: Tries, now: float, reason: str) -> Receipt:
     """An open state, told under a key of its own: the end of the delivery has the delivery's."""
     subject_id = f"{frozen.delivery_id}:uncertain"
-    receipt = _receipt(frozen, connection, subject_id, Outcome.UNCERTAIN, tries.attempts, now)
+    receipt = receipt_of(frozen, connection, subject_id, Outcome.UNCERTAIN, tries.attempts, now)
     return replace(receipt, reason=reason)
 
 
-def _receipt(
+def receipt_of(
     frozen: Frozen, connection: str, subject_id: str, outcome: Outcome, attempts: int, now: float
 ) -> Receipt:
+    """What every receipt of a delivery says."""
     return Receipt(
         subject=Subject.DELIVERY,
         subject_id=subject_id,

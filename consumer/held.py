@@ -88,12 +88,4 @@ def noticed(store: Store, keys: Keys, lanes: Sequence[tuple[int, str]]) -> None:
 
 def _fact(one: Held, now: float) -> Fact:
     end = ended(one.frozen, one.connection, Outcome.EXHAUSTED, one.tries.attempts, now, reason=GIVEN_UP)
-    back = one.frozen.taken_back(one.connection)
-    return Fact(
-        one.connection,
-        one.offset,
-        end.entry,
-        one.frozen.referral_id,
-        one.frozen.revision,
-        b"" if back is None else back.freeze(),
-    )
+    return Fact.of(one.frozen, one.connection, one.offset, end.entry, made=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from consumer.frozen import thaw
+from consumer.frozen import Frozen, thaw
 from consumer.intake import LEASE_MS
 from consumer.keys import Keys
 from consumer.lane import Delivery, LaneKey
@@ -38,6 +38,15 @@ class Fact:
     revision: int
     back: bytes = b""
     now: bool = False
+
+    @classmethod
+    def of(
+        cls, frozen: Frozen, connection: str, offset: int, entry: bytes, *, made: bool, now: bool = False
+    ) -> Fact:
+        """`made`: the receiver may have it, so that there is something to take back."""
+        back = frozen.taken_back(connection) if made else None
+        raw = b"" if back is None else back.freeze()
+        return cls(connection, offset, entry, frozen.referral_id, frozen.revision, raw, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +183,12 @@ def _behind(store: Store, lane: str, found: Sequence[Delivery]) -> dict[int, flo
     asked = sorted({offset for offsets in earlier.values() for offset in offsets})
     if not asked:
         return {}
-    due = dict(zip(asked, store.command("ZMSCORE", f"{lane}:again", *asked), strict=True))
+    again, held = store.commands([("ZMSCORE", f"{lane}:{order}", *asked) for order in ("again", "held")])
     # One that is in neither has ended just now, or waits behind one that is held.
-    held = dict(zip(asked, store.command("ZMSCORE", f"{lane}:held", *asked), strict=True))
-    waits = {one: inf if held[one] is not None else float(due[one] or 0) / 1000 for one in asked}
+    waits = {
+        one: float(due or 0) / 1000 if since is None else inf
+        for one, due, since in zip(asked, again, held, strict=True)
+    }
     return {offset: max(waits[one] for one in offsets) for offset, offsets in earlier.items() if offsets}
 
 

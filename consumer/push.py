@@ -113,7 +113,7 @@ class Push:
         found = {name: c for name, (_, c) in stored.set.by_name().items() if isinstance(c, PushBase)}
         self._brakes.connections(found)
         self.parked.connections = found
-        self.sender.call(self.sender.connections, found)
+        self.sender.call(self.sender.attempts.connections, found)
 
     def accepted(
         self, owned: Owned, entries: Sequence[Entry], verdicts: str, parked: Mapping[str, int]

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
-from consumer import log, metrics, parked
+from consumer import log, metrics, parked, registry
 from consumer.intake import MAX_BATCH, MAX_BATCH_BYTES
 from consumer.parked import Item, Parked, Place, Room, Standing
 from consumer.pending import marks
-from consumer.registry import Aside, Away, Registry
+from consumer.registry import Away
 from consumer.remake import Read, Remake
 from consumer.reread import Reread
 from consumer.run import Ground
@@ -48,8 +48,7 @@ class Refiller:
         self._most, self._most_bytes = settings.lane_deliveries, settings.lane_bytes
         self._store = ground.new_store()
         self._reread = Reread(settings.kafka, settings.kafka_config, self._topic)
-        url = settings.schema_registry
-        self._remake = Remake(self._topic, Aside(Registry(url, stopping.wait)) if url else None)
+        self._remake = Remake(self._topic, registry.aside(settings.schema_registry, stopping.wait))
         #: Lanes that may be parked, with when each was last served.
         self._lanes: dict[Place, float] = {}
         self._epochs: dict[int, int] = {}

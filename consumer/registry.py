@@ -125,6 +125,16 @@ class Aside:
         return asked.result()
 
 
+def waiting(url: str | None, pause: Callable[[float], bool]) -> Registry | None:
+    """A Registry that its caller waits for; None where none is configured."""
+    return Registry(url, pause) if url else None
+
+
+def aside(url: str | None, pause: Callable[[float], bool]) -> Aside | None:
+    """One that nobody waits for; None where none is configured."""
+    return Aside(Registry(url, pause)) if url else None
+
+
 def register(url: str, subject: str, schema: str) -> int:
     """The id of an Avro schema's JSON text under `subject`, registered now if it is new there. Raises Stop.
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.connection import AnyConnection, ConnectionSet
+from schemas.connection import FILE_KINDS, AnyConnection, ConnectionSet
 from schemas.referral import Referral
 
 __all__ = ["FILE_KINDS", "AnyConnection", "Router"]
-
-#: The kinds the batcher delivers to; the others are pushed.
-FILE_KINDS = frozenset({"sftp", "ftps", "email"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
-from consumer import connection_sets, layout, log, manifests, metrics, receipts
+from consumer import connection_sets, layout, log, manifests, metrics, receipts, registry
 from consumer import folder as folders
 from consumer.kafka_out import KafkaOut, NotAcknowledged
 from consumer.keys import Keys, Role
 from consumer.layout import Layout
 from consumer.ownership import Half, Ownership
 from consumer.plan import Planner, Targets
-from consumer.registry import Aside, Registry
 from consumer.service import Service, Settings, Stop
 from consumer.store import Store, StoreRefused, StoreUnavailable
 from consumer.stream import Stream, StreamFailed
@@ -119,10 +118,9 @@ def run(
     settings = ground.settings
     metrics.start(range(ground.layout.partitions))
     adopt_files(ground)
-    url = settings.schema_registry
-    registry = Aside(Registry(url, service.stopping.wait)) if url else None
-    planner = Planner(name, ground.layout.fingerprint_key, whole, targets, registry)
     stopping = service.stopping
+    by_id = registry.aside(settings.schema_registry, stopping.wait)
+    planner = Planner(name, ground.layout.fingerprint_key, whole, targets, by_id)
     ownership = Ownership(ground.store, ground.keys, half, ground.remembered, worker_name(), stopping.is_set)
     worker = Worker(
         service,

@@ -19,7 +19,6 @@ from consumer.lane import Delivery
 from consumer.lanes import Lanes
 from consumer.log import where
 from consumer.settling import Outgoing
-from schemas.push import PushBase
 
 #: A thread that does not end by then is abandoned; the process ends anyway.
 JOIN_S = 5.0
@@ -38,7 +37,7 @@ class Sender:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._lanes, self._policy, self._clock = lanes, policy, clock
-        self._attempts = Attempts(lanes, outgoing, clock)
+        self.attempts = Attempts(lanes, outgoing, clock)
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         #: What broke in here, for the worker to stop by: a defect must not lose a delivery unseen.
@@ -46,10 +45,6 @@ class Sender:
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(self._broken)
         self._thread = threading.Thread(target=self._run_loop, name="requests", daemon=True)
-
-    @property
-    def attempts(self) -> Attempts:
-        return self._attempts
 
     def start(self) -> None:
         self._thread.start()
@@ -66,10 +61,6 @@ class Sender:
 
         return asyncio.run_coroutine_threadsafe(asked(), self._loop).result(timeout=JOIN_S)
 
-    def connections(self, connections: Mapping[str, PushBase]) -> None:
-        """In the loop: these are in force."""
-        self._attempts.connections(connections)
-
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(JOIN_S)
@@ -77,7 +68,7 @@ class Sender:
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
         http = HttpClient(self._policy)
-        self._attempts.open(http.send)
+        self.attempts.open(http.send)
         self._loop.run_forever()
         for task in self._tasks:
             task.cancel()
@@ -95,7 +86,7 @@ class Sender:
             task = self._loop.create_task(self._send(deliveries))
             self._tasks.add(task)
             task.add_done_callback(self._sent)
-        self._attempts.tell_put_off()
+        self.attempts.tell_put_off()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -116,8 +107,8 @@ class Sender:
     async def _send(self, first: Sequence[Delivery]) -> None:
         deliveries = first
         while deliveries:
-            await self._attempts.attempt(deliveries)
+            await self.attempts.attempt(deliveries)
             deliveries = self._lanes.start(self._clock())
             # Before the answer of one that starts: Redis must not be told of it first.
-            self._attempts.tell_put_off()
+            self.attempts.tell_put_off()
         self._pump()

@@ -20,6 +20,7 @@ from schemas.push import RETRY_SECONDS, HttpConnection, Idempotency, Limits, Pus
 
 __all__ = [
     "CROSSING",
+    "FILE_KINDS",
     "NAME",
     "REFERENCE",
     "RETRY_SECONDS",
@@ -88,6 +89,12 @@ class FileBase(ConnectionBase):
                     what = f"{self.file.encoding} does not have all characters of its name"
                     raise misfit(what, "rename it, or choose encoding: utf-8 for the file", "fields", index)
         return self
+
+    @property
+    def guarded(self) -> bool:
+        """Whether formulas are disarmed: as the file says; unsaid, where a person opens it."""
+        told = self.file.formula_guard if isinstance(self.file, CsvFormat) else None
+        return isinstance(self, EmailConnection) if told is None else told
 
 
 class SftpConnection(FileBase):
@@ -164,6 +171,8 @@ UploadConnection = SftpConnection | FtpsConnection
 FileConnection = UploadConnection | EmailConnection
 AnyConnection = PushConnection | FileConnection
 Connection = Annotated[AnyConnection, Field(discriminator="kind")]
+#: The kinds the batcher delivers to; the others are pushed.
+FILE_KINDS = frozenset({"sftp", "ftps", "email"})
 
 
 class Account(Model):

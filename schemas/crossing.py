@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
-from schemas.connection import REFERENCE, Idempotency
+from schemas.connection import FILE_KINDS, REFERENCE, Idempotency
 from schemas.problem import Problem, join
 from schemas.yaml_lines import Node
 
@@ -77,7 +77,7 @@ def _limits(files: Sequence[tuple[str, Node]]) -> Iterator[Problem]:
     for file, root in files:
         for where, node in _connections(root):
             kind, limits = node.member("kind"), (node.members or {}).get("limits")
-            if kind is None or kind.plain in {"sftp", "ftps", "email"}:
+            if kind is None or kind.plain in FILE_KINDS:
                 continue
             own = [(node, where)]
             names = [text for text, _, _ in (*_texts(own, "credential"), *_texts(own, "name"))]

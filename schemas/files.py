@@ -6,6 +6,7 @@ new, so that a definition keeps its digest.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -88,9 +89,9 @@ class _File(Model):
         return (self.ending, *_ENDINGS[self.compression], *sealed)
 
     @property
+    @abstractmethod
     def ending(self) -> str:
         """Of the content itself."""
-        raise NotImplementedError
 
 
 class CsvFormat(_File):

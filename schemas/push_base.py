@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from datetime import timedelta
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, urlsplit
@@ -75,14 +76,14 @@ class PushBase(ConnectionBase):
         return timedelta(seconds=sum(self.retry_seconds))
 
     @property
+    @abstractmethod
     def takes_back(self) -> bool:
         """Whether the receiver is told of a removal after the delivery."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def address(self) -> str:
         """Where its requests go, path and query included; fields of the referral stand in braces."""
-        raise NotImplementedError
 
     @property
     def shared_as(self) -> str:

@@ -10,13 +10,14 @@ import re
 import smtplib
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from batcher.channels import Hold, Retry
+from batcher.channels.line import cut_after
 from batcher.channels.mime import address, build
 
 __all__ = ["Fenced", "Relay", "Sent", "Uncertain", "build", "send"]
@@ -101,7 +102,7 @@ def send(
     except OSError:
         return Hold(f"the file of authorities for {relay.where} cannot be used: give a readable PEM file")
     smtp = _Smtp(relay)
-    with _cut_after(WITHIN + relay.final_reply, smtp), closing(smtp):
+    with cut_after(WITHIN + relay.final_reply, partial(_cut, smtp)), closing(smtp):
         try:
             refused = _prepare(smtp, relay, context, envelope_from, recipient, len(raw))
         except (OSError, smtplib.SMTPException, UnicodeError) as error:
@@ -224,19 +225,7 @@ def _readable(reply: bytes) -> str:
     return "".join(c for c in text if c.isprintable())[:MAX_REPLY]
 
 
-@contextmanager
-def _cut_after(seconds: float, smtp: smtplib.SMTP) -> Iterator[None]:
+def _cut(smtp: smtplib.SMTP) -> None:
     """The bound on a relay that answers one letter at a time."""
-
-    def cut() -> None:
-        with suppress(OSError):
-            if smtp.sock is not None:
-                smtp.sock.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    if smtp.sock is not None:
+        smtp.sock.shutdown(socket.SHUT_RDWR)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO, Protocol, cast
 
 from batcher.channels import Hold, Retry
 from batcher.channels.line import Trouble
 from batcher.channels.resolution import Renamed, RenameNow, Seen, Uploaded, resolve
 
-__all__ = ["WITHIN", "Client", "Folder", "Renamed", "Session", "Uploaded", "path_in"]
+__all__ = ["WITHIN", "Client", "Folder", "Renamed", "Session", "Uploaded", "opened", "path_in"]
 
 #: Seconds from dialling to the last reply of one transfer: a large file on a slow line, never a stuck one.
 WITHIN = 900.0
@@ -202,6 +202,18 @@ class _RemoteFile(io.BufferedIOBase):
         self._client.write(self._handle, self._sent, chunk)
         self._digest.update(chunk)
         self._sent += length
+
+
+@contextmanager
+def opened(log_in: Callable[[ExitStack], Client]) -> Iterator[Session | Retry | Hold]:
+    """One connection, for one transfer; what `log_in` leaves on the stack is closed behind it."""
+    with ExitStack() as stack:
+        found: Session | Retry | Hold
+        try:
+            found = Session(log_in(stack))
+        except Trouble as trouble:
+            found = trouble.value
+        yield found
 
 
 def path_in(directory: str, name: str) -> str:

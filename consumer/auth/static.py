@@ -27,6 +27,12 @@ def with_headers(request: Request, added: Headers) -> Request:
     return replace(request, headers=(*kept, *added))
 
 
+def with_query(request: Request, pair: str) -> Request:
+    """`request` with `name=value`, encoded, at the end of its query."""
+    separator = "" if request.url.endswith(("?", "&")) else "&" if "?" in request.url else "?"
+    return replace(request, url=f"{request.url}{separator}{pair}")
+
+
 def with_credential(auth: Static, secrets: Secrets, request: Request, monotonic_s: float) -> Request | Pause:
     """`request` with the credential in its place, or why there is none."""
     match auth:
@@ -37,7 +43,9 @@ def with_credential(auth: Static, secrets: Secrets, request: Request, monotonic_
             return value if isinstance(value, Pause) else with_headers(request, ((auth.name, value),))
         case QueryKey():
             value = line(secrets, auth.value, "auth.value", monotonic_s)
-            return value if isinstance(value, Pause) else _with_query(request, auth.name, value)
+            if isinstance(value, Pause):
+                return value
+            return with_query(request, f"{quote(auth.name, safe='')}={quote(value, safe='')}")
         case Basic():
             value = _basic(auth, secrets, monotonic_s)
         case Bearer():
@@ -59,8 +67,3 @@ def _basic(auth: Basic, secrets: Secrets, monotonic_s: float) -> str | Pause:
     if ":" in username:
         return Pause("auth.username: a user name with a colon cannot be sent as Basic (RFC 7617)")
     return f"Basic {b64encode(f'{username}:{password}'.encode()).decode('ascii')}"
-
-
-def _with_query(request: Request, name: str, value: str) -> Request:
-    separator = "" if request.url.endswith(("?", "&")) else "&" if "?" in request.url else "?"
-    return replace(request, url=f"{request.url}{separator}{quote(name, safe='')}={quote(value, safe='')}")

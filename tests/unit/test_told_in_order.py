@@ -33,7 +33,7 @@ def test_a_revision_put_off_by_a_split_is_told_of_before_its_own_attempt() -> No
     clock: Callable[[], float] = lambda: next(ticks) / 100  # noqa: E731
     lanes = Lanes(lambda _: True)
     sender = Sender(lanes, lambda _: told, Policy(), clock)
-    sender.connections(
+    sender.attempts.connections(
         {
             "crm": HttpConnection.model_validate(
                 {"name": "crm", "kind": "http", "url": "https://crm.example/x", "fields": ["referral_id"]}
