@@ -104,7 +104,7 @@ def preview(settings: Settings, name: str, file: str | None, folder: str | None)
 
 def sending(connection: PushBase, referral: Referral) -> Sending:
     """The delivery of one referral, as Redis would give it back."""
-    row: Frozen = thaw(frozen(referral, connection).freeze())
+    row: Frozen = thaw(frozen(connection, referral).freeze())
     return Sending(row.delivery_id, Action.DELIVER, (row,))
 
 

@@ -80,7 +80,7 @@ class Push:
         """A frozen body for every push connection that wants the referral, due now."""
         due_ms = int(self._clock() * 1000)
         return [
-            LaneTarget(c.name, frozen(referral, c).freeze(), due_ms)
+            LaneTarget(c.name, frozen(c, referral).freeze(), due_ms)
             for c in connections
             if isinstance(c, PushBase)
         ]
@@ -218,7 +218,7 @@ class Push:
         held.noticed(store, self._keys, found)
 
 
-def frozen(referral: Referral, connection: PushBase) -> Frozen:
+def frozen(connection: PushBase, referral: Referral) -> Frozen:
     """The delivery of a referral to a connection, rendered once and for ever."""
     rendered = BY_KIND[connection.kind].render(connection, referral)
     return Frozen(

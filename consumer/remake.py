@@ -114,6 +114,6 @@ class Remake:
 def _made(referral: Referral, connection: PushBase) -> Frozen | str:
     """The delivery, or what went wrong: as at intake, a defect met by one must not stop the others."""
     try:
-        return frozen(referral, connection)
+        return frozen(connection, referral)
     except Exception as error:  # noqa: BLE001 - see above
         return f"a defect here, please report it: {type(error).__name__} at {where(error)}"

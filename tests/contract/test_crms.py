@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from types import ModuleType
-
 import pytest
 
+from consumer.crm import BY_KIND
 from consumer.crm.answers import Delivered, Disable, Duplicate, KeyConflict, Pause, Rejected, Retry
-from consumer.crm.port import AnyCrm, Crm
 from consumer.exchange import NotSent, Request, Response, Unknown, Unsendable
 from schemas.referral import CampaignType
 from tests.support.referral_events import PERSONAL_VALUES
+from tests.support.vendors import (
+    google_customer_match,
+    hubspot,
+    mailchimp,
+    meta_custom_audience,
+    salesforce,
+)
 from tests.support.vendors.serving import (
     MAX_BODY,
     NOW,
@@ -26,24 +29,14 @@ from tests.support.vendors.serving import (
     taken_back,
 )
 
-KINDS = ("mailchimp", "salesforce", "hubspot", "meta_custom_audience", "google_customer_match")
-
-
-def found(name: str) -> ModuleType | None:
-    return importlib.import_module(name) if importlib.util.find_spec(name) else None
-
-
-def crm_of(kind: str) -> AnyCrm:
-    module = importlib.import_module(f"consumer.crm.{kind}")
-    return Crm(module.render, module.request, module.classify, module.MAX_ROWS)
-
-
 VENDORS = {
-    kind: vendor
-    for kind in KINDS
-    if (vendor := found(f"tests.support.vendors.{kind}")) and found(f"consumer.crm.{kind}")
+    "mailchimp": mailchimp,
+    "salesforce": salesforce,
+    "hubspot": hubspot,
+    "meta_custom_audience": meta_custom_audience,
+    "google_customer_match": google_customer_match,
 }
-CRMS = {kind: crm_of(kind) for kind in VENDORS}
+CRMS = {kind: BY_KIND[kind] for kind in VENDORS}
 UNIDENTIFIED = (CampaignType.WEBSITE_TRAFFIC, CampaignType.UNKNOWN)
 #: Neither what it reads of an answer nor its own words may hold any of these.
 PRIVATE = tuple(value for value in PERSONAL_VALUES if len(value) > 3)
@@ -58,7 +51,7 @@ def there(kind):
 
 
 def rows_of(driver: Driver, *referrals):
-    return [frozen(driver.crm, driver.connection, referral) for referral in referrals]
+    return [frozen(driver.connection, referral) for referral in referrals]
 
 
 def listed(answers):
@@ -106,7 +99,7 @@ def test_one_without_an_identifier_is_refused_before_it_is_sent_and_holds_nobody
 @every_kind
 def test_a_request_carries_no_credential_and_is_the_same_every_time(kind, there):
     server, driver, vendor = there
-    row = frozen(driver.crm, driver.connection, vendor.good(1))
+    row = frozen(driver.connection, vendor.good(1))
     first, second = driver.request(row), driver.request(row)
     assert isinstance(first, Request)
     assert (first.method, first.url, first.headers, first.body) == (
@@ -207,7 +200,7 @@ def test_what_passes_is_tried_again(kind, status, unknown, there):
     server, driver, vendor = there
     bodies = (b"", b"<html>oops</html>", b'{"message": "oops"}', b"[]", b'["oops"]')
     server.script = [Reply(status, body, {"Retry-After": "7"}) for body in bodies * 2]
-    row, gone = rows_of(driver, vendor.good(1))[0], taken_back(driver.crm, driver.connection, vendor.good(1))
+    row, gone = rows_of(driver, vendor.good(1))[0], taken_back(driver.connection, vendor.good(1))
     for answer in [driver.once(one) for one in (row, gone) for _ in bodies]:
         assert isinstance(answer, Retry)
         assert (answer.unknown, answer.status) == (unknown, status)
@@ -226,7 +219,7 @@ def test_what_passes_is_tried_again(kind, status, unknown, there):
 def test_no_answer_is_tried_again(kind, exchanged, unknown):
     vendor, crm = VENDORS[kind], CRMS[kind]
     connection = vendor.connection("http://127.0.0.1:1")
-    row = frozen(crm, connection, vendor.good(1))
+    row = frozen(connection, vendor.good(1))
     answer = crm.classify(connection, sending(row), exchanged, NOW)
     assert isinstance(answer, Retry)
     assert answer.unknown is unknown
@@ -303,7 +296,7 @@ def test_nonsense_with_an_error_never_raises(kind, body):
     connection = vendor.connection("http://127.0.0.1:1")
     driver = Driver(crm, connection, vendor.AUTH)
     rows = rows_of(driver, *(vendor.good(number) for number in range(min(crm.max_rows, 3))))
-    removal = taken_back(crm, connection, vendor.good(1))
+    removal = taken_back(connection, vendor.good(1))
     for status in (400, 403, 404, 405, 409, 410, 422, 423, 460, 500, 599):
         response = Response(status, {}, body[:MAX_BODY], len(body) <= MAX_BODY)
         for sent in (sending(*rows), sending(removal)):

@@ -87,8 +87,8 @@ def test_our_requests_are_the_sdks_messages_to_the_last_member(there):
         *({"name": name, "constant": "CONSENT_GRANTED"} for name in google.CONSENT),
     ]
     driver.connection = vendor.connection(driver.connection.address, fields=fields)
-    add = driver.request(frozen(CRM, driver.connection, person(1)), frozen(CRM, driver.connection, person(2)))
-    remove = driver.request(taken_back(CRM, driver.connection, person(1)))
+    add = driver.request(frozen(driver.connection, person(1)), frozen(driver.connection, person(2)))
+    remove = driver.request(taken_back(driver.connection, person(1)))
     assert isinstance(add, Request)
     assert isinstance(remove, Request)
     granted = sdk.Consent(ad_user_data="CONSENT_GRANTED", ad_personalization="CONSENT_GRANTED")

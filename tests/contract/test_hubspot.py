@@ -31,7 +31,7 @@ def there():
 
 
 def rows_of(driver, *referrals):
-    return [frozen(CRM, driver.connection, referral) for referral in referrals]
+    return [frozen(driver.connection, referral) for referral in referrals]
 
 
 def test_rows_are_named_by_their_deliveries(there):
@@ -194,7 +194,7 @@ def test_full_requests_have_answers_that_are_read_to_their_end(there):
 
 def test_a_removal_is_by_email_and_goes_alone(there):
     server, driver = there
-    request = driver.request(taken_back(CRM, driver.connection, vendor.good(1)))
+    request = driver.request(taken_back(driver.connection, vendor.good(1)))
     assert isinstance(request, Request)
     assert request.url == f"{server.base_url}/crm/v3/objects/contacts/gdpr-delete"
     assert json.loads(request.body) == {"objectId": "Zoe.1@Example.com", "idProperty": "email"}

@@ -125,7 +125,7 @@ def test_another_audience_pauses(there):
 def test_a_removal_is_one_delete_without_a_body(there):
     server, driver = there
     driver.deliver(vendor.good(1))
-    request = driver.request(taken_back(CRM, driver.connection, vendor.good(1)))
+    request = driver.request(taken_back(driver.connection, vendor.good(1)))
     hashed = vendor.key(vendor.good(1))
     assert (request.method, request.body) == ("DELETE", b"")
     assert request.url == f"{server.base_url}/lists/{vendor.LIST}/members/{hashed}"
@@ -192,5 +192,5 @@ def test_the_official_client_is_refused_what_we_are(there, official):
                 vendor.LIST, vendor.subscriber_hash(email), body, skip_merge_validation="true"
             )
         assert failed.value.status_code == 400
-    row = frozen(CRM, driver.connection, vendor.bad_row())
+    row = frozen(driver.connection, vendor.bad_row())
     assert isinstance(driver.once(row), Rejected)

@@ -72,7 +72,7 @@ def test_two_spellings_of_one_external_id_end_once_they_go_apart(there):
 
 def test_of_an_answer_longer_than_is_read_the_rows_read_are_settled(there):
     server, driver = there
-    rows = [frozen(CRM, driver.connection, person(number, last_name="x" * 900)) for number in range(200)]
+    rows = [frozen(driver.connection, person(number, last_name="x" * 900)) for number in range(200)]
     times = 0
     while rows:
         answers = driver.send(*rows)
@@ -167,7 +167,7 @@ def test_a_removal_is_classed(reply, kind, there):
 
 def test_removals_go_one_by_one(there):
     _, driver = there
-    rows = [taken_back(CRM, driver.connection, person(number)) for number in (1, 2)]
+    rows = [taken_back(driver.connection, person(number)) for number in (1, 2)]
     assert isinstance(driver.request(*rows), Rejected)
     assert isinstance(driver.request(rows[0]), Request)
 
@@ -176,14 +176,14 @@ def test_removals_go_one_by_one(there):
 def test_a_removal_reaches_no_other_address(dots, there):
     _, driver = there
     row = replace(
-        taken_back(CRM, driver.connection, person(1)), body=json.dumps({vendor.KEY_FIELD: dots}).encode()
+        taken_back(driver.connection, person(1)), body=json.dumps({vendor.KEY_FIELD: dots}).encode()
     )
     assert isinstance(driver.request(row), Rejected)
 
 
 def test_a_row_of_another_external_id_is_refused_before_it_is_sent(there):
     server, driver = there
-    row = frozen(CRM, driver.connection, person(1))
+    row = frozen(driver.connection, person(1))
     driver.connection = vendor.connection(
         server.base_url, external_id="Other__c", fields=[{"name": "Other__c", "from": "email"}]
     )

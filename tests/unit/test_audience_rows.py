@@ -34,7 +34,7 @@ def driver(module, **changes) -> Driver:
 def classed(module, response: Response, *referrals, action=Action.DELIVER):
     there = driver(module)
     make = frozen if action is Action.DELIVER else taken_back
-    rows = [make(there.crm, there.connection, referral) for referral in referrals or (person(1),)]
+    rows = [make(there.connection, referral) for referral in referrals or (person(1),)]
     return there.crm.classify(there.connection, sending(*rows), response, NOW)
 
 
@@ -45,7 +45,7 @@ def fields(**sources):
 @pytest.mark.parametrize("module", [meta, google])
 def test_the_stored_row_holds_no_identifier_in_clear(module):
     there = driver(module)
-    row = frozen(there.crm, there.connection, person(1)).freeze().decode()
+    row = frozen(there.connection, person(1)).freeze().decode()
     clear = (
         set(PERSONAL_VALUES) - {"02650", "F", "35"}
         if module is google
@@ -58,9 +58,9 @@ def test_meta_rows_of_different_keys_go_under_one_schema():
     older = driver(meta, fields=fields(EMAIL="email", GEN="gender"))
     newer = driver(meta, fields=fields(EMAIL="email", PHONE="phone_raw"))
     rows = [
-        frozen(older.crm, older.connection, person(1)),
-        frozen(newer.crm, newer.connection, person(2, phone_raw="000")),
-        frozen(newer.crm, newer.connection, person(3, phone_raw="0400 000 003")),
+        frozen(older.connection, person(1)),
+        frozen(newer.connection, person(2, phone_raw="000")),
+        frozen(newer.connection, person(3, phone_raw="0400 000 003")),
     ]
     request = newer.request(*rows)
     assert isinstance(request, Request)
@@ -288,7 +288,7 @@ def test_meta_tells_totals(invalid, answer):
 )
 def test_what_waits_from_another_kind_of_connection_never_leaves(module, body):
     there = driver(module)
-    row = replace(frozen(there.crm, there.connection, person(1)), body=body)
+    row = replace(frozen(there.connection, person(1)), body=body)
     assert there.request(row) == Rejected(None, "rendered when the connection was of another kind")
 
 

@@ -78,9 +78,7 @@ def test_what_takes_a_contact_back(changes, email, removal):
 )
 def test_what_cannot_go_together_is_refused_before_it_is_sent(emails, reason):
     driver = Driver(CRM, vendor.connection(URL, fields=[EMAIL]), vendor.AUTH)
-    made = [
-        frozen(CRM, driver.connection, person(number, email=email)) for number, email in enumerate(emails)
-    ]
+    made = [frozen(driver.connection, person(number, email=email)) for number, email in enumerate(emails)]
     refusal = driver.request(*made)
     assert isinstance(refusal, Rejected)
     assert reason in refusal.reason
@@ -89,13 +87,13 @@ def test_what_cannot_go_together_is_refused_before_it_is_sent(emails, reason):
 
 def test_a_single_row_goes_however_large():
     driver = Driver(CRM, vendor.connection(URL), vendor.AUTH)
-    request = driver.request(frozen(CRM, driver.connection, person(1, last_name="x" * hubspot.MAX_BYTES)))
+    request = driver.request(frozen(driver.connection, person(1, last_name="x" * hubspot.MAX_BYTES)))
     assert len(request.body) > hubspot.MAX_BYTES
 
 
 def answers(told, *, status=200, referrals=2):
     connection = vendor.connection(URL)
-    made = [frozen(CRM, connection, person(number)) for number in range(referrals)]
+    made = [frozen(connection, person(number)) for number in range(referrals)]
     text = json.dumps(told).replace("TRACE-0", made[0].delivery_id).replace("TRACE-1", made[-1].delivery_id)
     return hubspot.classify(connection, sending(*made), Response(status, {}, text.encode()), NOW)
 
@@ -201,7 +199,7 @@ def test_an_error_without_a_name_is_of_the_only_row():
 )
 def test_answers_to_a_removal(status, told, expected):
     connection = vendor.connection(URL)
-    row = taken_back(CRM, connection, person(1))
+    row = taken_back(connection, person(1))
     assert hubspot.classify(connection, sending(row), Response(status, {}, told), NOW) == expected
 
 

@@ -66,17 +66,17 @@ def test_merge_fields(field, changes, expected):
 def test_a_member_is_found_by_the_hash_of_the_lower_case_address(email, hashed):
     driver = Driver(CRM, vendor.connection(URL), vendor.AUTH)
     digest = hashlib.md5(hashed.encode(), usedforsecurity=False).hexdigest()
-    request = driver.request(frozen(CRM, driver.connection, person(1, email=email)))
+    request = driver.request(frozen(driver.connection, person(1, email=email)))
     assert request.url == f"{URL}/lists/{vendor.LIST}/members/{digest}?skip_merge_validation=true"
     assert json.loads(request.body)["email_address"] == email.strip()
-    removal = driver.request(taken_back(CRM, driver.connection, person(1, email=email)))
+    removal = driver.request(taken_back(driver.connection, person(1, email=email)))
     assert (removal.method, removal.url) == ("DELETE", f"{URL}/lists/{vendor.LIST}/members/{digest}")
 
 
 @pytest.mark.parametrize("email", [None, "", " \t"])
 def test_without_an_address_nothing_is_kept_or_sent(email):
     driver = Driver(CRM, vendor.connection(URL), vendor.AUTH)
-    row = frozen(CRM, driver.connection, person(1, email=email))
+    row = frozen(driver.connection, person(1, email=email))
     assert (row.body, row.values, row.removal) == (b"", {}, None)
     refusal = driver.request(row)
     assert isinstance(refusal, Rejected)
@@ -117,7 +117,7 @@ def test_without_an_address_nothing_is_kept_or_sent(email):
 )
 def test_answers_to_a_member(status, body, expected):
     connection = vendor.connection(URL)
-    row = frozen(CRM, connection, person(1))
+    row = frozen(connection, person(1))
     assert mailchimp.classify(connection, sending(row), Response(status, {}, body), NOW) == expected
 
 
@@ -152,5 +152,5 @@ def test_answers_to_a_member(status, body, expected):
 )
 def test_answers_to_a_removal(status, body, expected):
     connection = vendor.connection(URL)
-    row = taken_back(CRM, connection, person(1))
+    row = taken_back(connection, person(1))
     assert mailchimp.classify(connection, sending(row), Response(status, {}, body), NOW) == expected

@@ -6,14 +6,15 @@ import http.client
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
-from uuid import NAMESPACE_URL, uuid5
 
 from consumer.crm.answers import Answer, Pause, Rejected
 from consumer.crm.port import AnyCrm, Sending
 from consumer.exchange import Exchanged, Request, Response, Unknown
 from consumer.frozen import Frozen
+from consumer.push import frozen
 from consumer.secrets import Secrets
-from schemas.delivery import Action, delivery_id
+from consumer.verdicts import key
+from schemas.delivery import Action
 from schemas.push import PushBase
 from schemas.referral import Referral
 
@@ -47,37 +48,16 @@ def exchange(request: Request, *extra: tuple[str, str]) -> Exchanged:
         link.close()
 
 
-def frozen(crm: AnyCrm, connection: PushBase, referral: Referral) -> Frozen:
-    """The delivery as intake stores it, once through Redis's bytes."""
-    rendered = crm.render(connection, referral)
-    return Frozen(
-        delivery_id(connection.name, referral.referral_id, referral.revision),
-        referral.referral_id,
-        referral.revision,
-        referral.account_id,
-        referral.campaign_id,
-        referral.produced_at_us,
-        rendered.body,
-        dict(rendered.values),
-        rendered.removal,
-    )
-
-
-def taken_back(crm: AnyCrm, connection: PushBase, referral: Referral) -> Frozen:
+def taken_back(connection: PushBase, referral: Referral) -> Frozen:
     """The removal of a delivery."""
-    removal = frozen(crm, connection, referral).taken_back(connection.name)
+    removal = frozen(connection, referral).taken_back(connection.name)
     assert removal is not None
     return removal
 
 
 def sending(*rows: Frozen) -> Sending:
-    """What one request carries; its key as the core makes it."""
-    key = (
-        rows[0].delivery_id
-        if len(rows) == 1
-        else str(uuid5(NAMESPACE_URL, "".join(sorted(r.delivery_id for r in rows))))
-    )
-    return Sending(key, rows[0].action, rows)
+    """What one request carries."""
+    return Sending(key(rows), rows[0].action, rows)
 
 
 @dataclass
@@ -100,10 +80,10 @@ class Driver:
 
     def deliver(self, *referrals: Referral) -> list[Answer]:
         """An answer for each, in their order."""
-        return self.send(*(frozen(self.crm, self.connection, referral) for referral in referrals))
+        return self.send(*(frozen(self.connection, referral) for referral in referrals))
 
     def remove(self, *referrals: Referral) -> list[Answer]:
-        return self.send(*(taken_back(self.crm, self.connection, referral) for referral in referrals))
+        return self.send(*(taken_back(self.connection, referral) for referral in referrals))
 
     def send(self, *rows: Frozen) -> list[Answer]:
         most = 1 if rows[0].action is Action.REMOVE else self.crm.max_rows
