@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from console import connections
@@ -31,6 +31,7 @@ from schemas import receipt as receipts
 from schemas import referral as referrals
 from schemas.delivery import Outcome, delivery_id
 from schemas.receipt import Receipt, Subject
+from tests.support.batch import until
 from tests.support.deployment import PARTITIONS
 from tests.support.kafka import Kafka, Kind
 from tests.support.push_entry import Pushing, made, pushing
@@ -142,7 +143,15 @@ def test_records_are_read_again_by_their_offsets(kafka: Kafka, topic_prefix: str
             for n in range(begin, begin + count):
                 producer.produce(topic, b"%d" % n, partition=partition)
         producer.commit_transaction()
-    # Offset 5 is where the first transaction was closed.
+    # Offset 5 is where the first transaction was closed. The marker that closes the second is written after
+    # the commit has been answered.
+    look = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": topic}, logger=silent())
+    places = [TopicPartition(topic, partition) for partition in range(2)]
+    until(
+        lambda: all(look.get_watermark_offsets(place, timeout=10)[1] == many + 7 for place in places),
+        "both transactions are readable",
+    )
+    look.close()
     reader = Reread(kafka.bootstrap, {}, topic)
     try:
 

@@ -19,7 +19,8 @@ from consumer.secrets import Secrets
 from schemas.connection import SftpConnection
 
 KEYS = Path(__file__).parents[1] / "support" / "openpgp"
-NOW = datetime.now(UTC)
+#: After the keys were made.
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
 CASES = [
     pytest.param("rsa", None, id="a primary key that encrypts itself"),
@@ -93,9 +94,10 @@ def lasting(until: datetime) -> pysequoia.Tsk:
 
 
 def test_a_key_expires_while_it_is_in_use() -> None:
-    public = str(lasting(NOW + timedelta(hours=1)).extract_certificate())
-    assert isinstance(usable(public, NOW), bytes)
-    late = usable(public, NOW + timedelta(days=1))
+    made = datetime.now(UTC)
+    public = str(lasting(made + timedelta(hours=1)).extract_certificate())
+    assert isinstance(usable(public, made), bytes)
+    late = usable(public, made + timedelta(days=1))
     assert isinstance(late, Unusable)
     assert "expired on" in late.reason
 
@@ -114,9 +116,10 @@ def test_what_is_no_key_to_sign_with(text: str, says: str) -> None:
 
 
 def test_our_own_key() -> None:
-    key = str(lasting(NOW + timedelta(hours=1)))
-    assert signing_trouble(key, None, NOW) is None
-    late = signing_trouble(key, None, NOW + timedelta(days=1))
+    made = datetime.now(UTC)
+    key = str(lasting(made + timedelta(hours=1)))
+    assert signing_trouble(key, None, made) is None
+    late = signing_trouble(key, None, made + timedelta(days=1))
     assert late is not None
     assert "prolong it" in late.reason
 
