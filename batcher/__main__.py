@@ -61,6 +61,7 @@ def flush() -> None:
                 partitions=ground.layout.partitions,
                 secrets=Secrets(),
                 relay=relay,
+                policy=settings.policy,
                 mail_from=settings.mail_from,
                 monotonic=time.monotonic,
                 by_id=by_id,

@@ -1,30 +1,29 @@
-"""What every channel shares when a sealed window leaves, and how one leaves by SFTP.
-
-Each step is durable before the next can do harm.
-"""
+"""What every channel shares when a sealed window leaves. Each step is durable before the next can do harm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from batcher.channels import Hold, Retry, sftp
+from batcher.artefacts import Pinned
+from batcher.channels import Hold, Retry
 from batcher.channels.mail import Relay
-from batcher.channels.upload import Renamed, Session, Uploaded
-from batcher.files import artefact
-from batcher.files.name import final_name
+from batcher.files import artefact, manifest
+from batcher.files.feed import Feed, Limit
+from batcher.files.manifest import Sidecar
 from batcher.files.packing import Packing
 from batcher.files.sink import Out, Written
-from batcher.in_force import FileConnection, place
+from batcher.in_force import FileConnection
 from batcher.pack import members, packing
-from batcher.render import Rows
-from batcher.windows import Gone, State, Windows, WindowState
+from batcher.render import Rows, Sealed, Source
+from batcher.windows import Windows, WindowState
+from consumer.addresses import Policy
 from consumer.secrets import Secrets
-from schemas.connection import SftpConnection, UploadConnection
+from schemas.connection import UploadConnection
 from schemas.delivery import Outcome
-from schemas.mapping import Value
+from schemas.file_name import MAX_FILES
 from schemas.referral import SchemaById
 
 Step = Callable[[str], None]
@@ -44,134 +43,91 @@ Result = Finished | Retry | Hold
 
 #: For `empty: skip`: no rows came, or none that stay in.
 NOTHING_NEW = Finished(Outcome.DELIVERED, "nothing new, no file wanted")
+#: For `empty: note`.
+TOLD_NOTHING = "nothing new, and said so"
+TOO_MANY = Hold(f"it would be over {MAX_FILES} files: let each take more in file.split")
 
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """What sending one window needs."""
+    """What sending one window needs. `source`: where its rows are; `policy`: which servers may be called."""
 
     windows: Windows
     partitions: int
     secrets: Secrets
     relay: Relay
+    policy: Policy
     mail_from: str
     monotonic: Callable[[], float]
     by_id: SchemaById | None
     step: Step
+    source: Callable[[Windows, WindowState], Source] = Sealed
 
 
-def by_sftp(sending: Sending, window: WindowState, connection: SftpConnection) -> tuple[WindowState, Result]:
-    secrets = resolved(sending, connection, "password", "private_key", "passphrase")
-    if isinstance(secrets, Hold):
-        return window, secrets
-    target = sftp.Target(
-        host=connection.host,
-        port=connection.port,
-        username=connection.username,
-        host_keys=connection.host_keys,
-        directory=connection.directory,
-        timeout=connection.timeout,
-        **secrets,
-    )
-    return by_upload(sending, window, connection, sftp.connect(target))
-
-
-def by_upload(
+def rows_of(
     sending: Sending,
     window: WindowState,
-    connection: UploadConnection,
-    connected: AbstractContextManager[Session | Retry | Hold],
-) -> tuple[WindowState, Result]:
-    """Upload under a name of our own, make that durable, rename. Temporary gone means renamed."""
-    with connected as session:
-        if not isinstance(session, Session):
-            return window, session
-        if window.state is State.SEALED:
-            window, ended = _upload(sending, window, connection, session)
-            if ended is not None:
-                return window, ended
-            sending.step("uploaded durable")
-        fields = window.fields
-        if fields["place"] != place(connection):
-            return window, Hold(
-                f"it was uploaded to {fields['place']}, which is no longer configured: put that back"
-            )
-        part = Uploaded(fields["part"], int(fields["size"]), fields["sha256"])
-        renamed = session.deliver(part, fields.get("final") or final_name(window, connection))
-        sending.step("renamed")
-        if not isinstance(renamed, Renamed):
-            return window, renamed
-        _sweep(session, window)
-        return window, Finished(Outcome.DELIVERED)
+    connection: FileConnection,
+    first_byte: dict[int, int] | None,
+    start: int = 0,
+) -> Rows:
+    """The window's rows from the place `start` on."""
+    source = sending.source(sending.windows, window)
+    return Rows(source, window, connection, first_byte, sending.by_id, start)
 
 
-def _upload(
-    sending: Sending, window: WindowState, connection: UploadConnection, session: Session
-) -> tuple[WindowState, Result | None]:
-    """From SEALED to UPLOADED, or how it ended instead."""
-    packed = packed_with(sending, window, connection)
-    if isinstance(packed, Hold):
-        return window, packed
-    rows = Rows(sending.windows, window, connection, None, sending.by_id)
-    files: list[Written] = []
-    uploaded = session.upload(
-        f".{window.id}.{window.token}.{window.tries}.part",
-        lambda out: files.append(write(out, connection, rows, packed)),
-    )
-    if not isinstance(uploaded, Uploaded):
-        return window, uploaded
-    sending.step("uploaded")
-    facts = told(files[0], rows)
-    try:
-        if nothing_new(files[0], connection):
-            session.remove(uploaded.name)
-            return sending.windows.advance(window, facts, durable=False), NOTHING_NEW
-        pinned = {
-            "state": State.UPLOADED,
-            "part": uploaded.name,
-            "place": place(connection),
-            "final": final_name(window, connection),
-            **facts,
-        }
-        return sending.windows.advance(window, pinned, durable=True), None
-    except Gone:
-        # Nobody will ever rename it: who took over uploads under a name of its own.
-        session.remove(uploaded.name)
-        raise
+def packed_with(
+    sending: Sending, window: WindowState, connection: FileConnection, file: int
+) -> Packing | Hold:
+    """What the window's file is packed with, as things are now. `file`: which of several, 0 for the one."""
+    return packing(sending.secrets, window, connection, sending.monotonic(), datetime.now(UTC), file)
 
 
-def _sweep(session: Session, window: WindowState) -> None:
-    """What dead workers left of this window. Only once it is delivered: before, a part gone means renamed."""
-    parts = session.list_parts(f".{window.id}.")
-    for part in parts if isinstance(parts, tuple) else ():
-        session.remove(part)
+def split_at(connection: FileConnection) -> Limit | None:
+    """What one file takes, None where one takes all."""
+    split = connection.file.split
+    return None if split is None else Limit(split.rows, split.bytes)
 
 
-def told(written: Written, rows: Rows) -> dict[str, str | int]:
-    """What a window remembers of its file."""
-    return {
-        "size": written.bytes,
-        "sha256": written.sha256,
-        "plain": written.plain,
-        "rows": written.rows,
-        "left_out": rows.left_out,
-    }
-
-
-def nothing_new(written: Written, connection: FileConnection) -> bool:
-    """Whether the file holds no row and the advertiser wants none then."""
-    return not written.rows and connection.file.empty == "skip"
-
-
-def packed_with(sending: Sending, window: WindowState, connection: FileConnection) -> Packing | Hold:
-    """What the window's file is packed with, as things are now."""
-    return packing(sending.secrets, window, connection, sending.monotonic(), datetime.now(UTC))
-
-
-def write(out: Out, connection: FileConnection, rows: Iterable[Sequence[Value]], packed: Packing) -> Written:
-    """The window's file. Raises CannotBeWritten, and what `rows` and `out` raise."""
+def write(out: Out, connection: FileConnection, feed: Feed, packed: Packing, limit: Limit | None) -> Written:
+    """The window's next file. Raises CannotBeWritten, and what `feed` and `out` raise."""
     columns = [rule.name for rule in connection.fields]
-    return artefact.write(out, connection.file, columns, rows, packed, guard=connection.guarded)
+    return artefact.write(
+        out,
+        connection.file,
+        columns,
+        feed,
+        packed,
+        guard=connection.guarded,
+        limit=limit or artefact.WHOLE,
+    )
+
+
+def sidecar(window: WindowState, files: tuple[Pinned, ...]) -> bytes:
+    """The document that goes with these files."""
+    told = Sidecar(
+        window=window.first_id,
+        connection=window.connection,
+        sealed_at=window.sealed_at,
+        files=tuple(file.entry for file in files),
+        ranges=manifest.ranges(window.marks),
+    )
+    return manifest.document(told)
+
+
+def not_as_before(window: WindowState, index: int, plain: str, *, last: bool) -> Hold | None:
+    """Why a window that is sent again must not leave: a file of it is not the one that was sent. `index`: of
+    the file among its files; `plain`: the digest of its content.
+    """
+    if "before" not in window.fields:
+        return None
+    before = json.loads(window.fields["before"])
+    if before[index : index + 1] == [plain] and last == (index + 1 == len(before)):
+        return None
+    return Hold(
+        f"file {index + 1} of {len(before)} would not be the one that was sent, since a referral in it was "
+        "erased or a record is gone: export the time range by hand"
+    )
 
 
 def resolved(sending: Sending, connection: UploadConnection, *names: str) -> dict[str, str | None] | Hold:

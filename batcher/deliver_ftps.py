@@ -1,9 +1,10 @@
-"""How a sealed window leaves by FTPS: as by SFTP."""
+"""How a sealed window leaves by FTPS."""
 
 from __future__ import annotations
 
 from batcher.channels import Hold, ftps
-from batcher.deliver import Result, Sending, by_upload, resolved
+from batcher.deliver import Result, Sending, resolved
+from batcher.deliver_upload import by_upload
 from batcher.windows import WindowState
 from schemas.connection import FtpsConnection
 
@@ -22,5 +23,6 @@ def by_ftps(sending: Sending, window: WindowState, connection: FtpsConnection) -
         implicit=connection.tls == "implicit",
         certificates=tuple(pin.replace(":", "").lower() for pin in connection.certificates),
         ca=secrets["ca"],
+        policy=sending.policy,
     )
     return by_upload(sending, window, connection, ftps.connect(target))

@@ -1,33 +1,28 @@
-"""How a sealed window leaves by mail: one transaction per recipient.
+"""How a sealed window leaves by mail: one transaction per recipient and file.
 
-The intent is durable before the data, the answer after it. Until a first byte may have left, the file is
-made anew at every try; from then on it is the same for everybody, or nobody gets another one. A file that
-would come out otherwise each time, since it is encrypted, is kept from then on.
+The intent is durable before the data, the answer after it. Until a first byte may have left, the files are
+made anew at every try; from then on they are the same for everybody. A recipient whose mail system refuses
+it for good misses the window, which is said aloud, and keeps nobody else waiting.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping
 from datetime import UTC
 from zoneinfo import ZoneInfo
 
+from batcher import artefacts, mail_files
+from batcher.artefacts import Pinned
 from batcher.channels import Hold, Retry, mail
-from batcher.channels.mail import Fenced, Sent, Uncertain
-from batcher.deliver import NOTHING_NEW, Finished, Result, Sending, nothing_new, packed_with, told, write
-from batcher.files.name import final_name
-from batcher.files.sink import Written
-from batcher.kept import keep, kept
-from batcher.render import Rows
+from batcher.channels.mail import Attachment, Fenced, Refused, Sent, Uncertain
+from batcher.deliver import TOLD_NOTHING, Finished, Result, Sending, sidecar
+from batcher.files.name import sidecar_name
+from batcher.kept import kept
 from batcher.windows import State, WindowState
-from consumer import metrics
+from consumer import log, metrics
 from schemas.connection import CsvFormat, EmailConnection
 from schemas.delivery import Outcome
-
-#: base64 makes it 14 MiB: what most mail systems still take. A larger window belongs on SFTP.
-MAX_ATTACHMENT = 10 << 20
-
 
 #: What a file is to a mail program, by its last ending.
 _TYPES = {
@@ -41,176 +36,184 @@ _TYPES = {
 }
 
 
-class TooLarge(Exception):  # noqa: N818 - what the file is
-    """The file is over the size a mail takes."""
-
-
 def by_mail(sending: Sending, window: WindowState, connection: EmailConnection) -> tuple[WindowState, Result]:
     """Send to everybody who is not known to have it, or not known to miss it."""
-    if first_byte_left(window.fields):
-        file = _as_sent(sending, window, connection)
-        return (window, file) if isinstance(file, Hold) else _to_all(sending, window, connection, file)
-    marks = sending.windows.marks_now(sending.partitions)
-    rows = Rows(sending.windows, window, connection, marks, sending.by_id)
-    made = _made(sending, window, connection, rows)
-    if isinstance(made, Hold):
-        return window, made
-    file, written = made
-    facts: dict[str, str | int] = {
-        "first_byte": ",".join(f"{p}:{n}" for p, n in marks.items()),
-        **told(written, rows),
-    }
-    if nothing_new(written, connection):
-        return sending.windows.advance(window, facts, durable=False), NOTHING_NEW
-    # Durable with the first recipient's intent: before that nothing leaves.
-    window = sending.windows.advance(window, {"state": State.SENDING, **facts}, durable=False)
-    return _to_all(sending, window, connection, file)
-
-
-def _made(
-    sending: Sending, window: WindowState, connection: EmailConnection, rows: Rows
-) -> tuple[bytes, Written] | Hold:
-    packed = packed_with(sending, window, connection)
-    if isinstance(packed, Hold):
-        return packed
-    file = _Capped()
-    try:
-        written = write(file, connection, rows, packed)
-    except TooLarge as error:
-        return Hold(str(error))
-    return file.getvalue(), written
-
-
-def _as_sent(sending: Sending, window: WindowState, connection: EmailConnection) -> bytes | Hold:
-    """The file as some recipient may have it already."""
-    if "kept" in window.fields:
-        file = kept(sending.windows, window)
-        if file is not None and hashlib.sha256(file).hexdigest() == window.fields["sha256"]:
-            return file
-        return Hold(
-            "the file some recipients have is no longer kept: export the time range by hand for those who "
-            "miss it"
-        )
-    marks = _parsed(window.fields["first_byte"])
-    rows = Rows(sending.windows, window, connection, marks, sending.by_id)
-    made = _made(sending, window, connection, rows)
-    if isinstance(made, Hold) or made[1].sha256 == window.fields["sha256"]:
-        return made if isinstance(made, Hold) else made[0]
-    return Hold(
-        "the rows now give another file than the one some recipients have: "
-        "export the time range by hand for those who miss it"
-    )
+    if not first_byte_left(window.fields):
+        window, ended = mail_files.make(sending, window, connection)
+        if ended is not None:
+            return window, ended
+    mailing = _Mailing(sending, window, connection)
+    return mailing.send(), mailing.result()
 
 
 def first_byte_left(fields: Mapping[str, str]) -> bool:
-    """Whether some recipient may have got something of this window's file. Pure."""
-    return "uncertain" in fields or any(value for name, value in fields.items() if name.startswith("to:"))
+    """Whether some recipient may have got something of this window. Pure."""
+    states = (value for name, value in fields.items() if name.startswith("to:"))
+    return "uncertain" in fields or any(state not in {"", Outcome.REJECTED} for state in states)
 
 
-def _to_all(
-    sending: Sending, window: WindowState, connection: EmailConnection, file: bytes
-) -> tuple[WindowState, Result]:
-    trouble: Retry | Hold | None = None
-    for recipient in connection.recipients:
-        window, answer = _to_recipient(sending, window, connection, recipient, file)
-        trouble = answer or trouble
-    if trouble is not None:
-        return window, trouble
-    uncertain = sum(window.fields.get(_field(r)) == Outcome.UNCERTAIN for r in connection.recipients)
-    if uncertain:
-        return window, Finished(
-            Outcome.UNCERTAIN,
-            f"nobody knows whether {uncertain} of {len(connection.recipients)} mails arrived",
+class _Mailing:
+    """One try of all mails of one window, file by file; memory holds one file. `window`: as it stands now."""
+
+    def __init__(self, sending: Sending, window: WindowState, connection: EmailConnection) -> None:
+        self._sending, self.window, self._connection = sending, window, connection
+        self._files = artefacts.pinned(window.fields)
+        #: Where there is no file, one mail says so.
+        self._count = max(1, len(self._files))
+        self._trouble: Retry | Hold | None = None
+
+    def send(self) -> WindowState:
+        """Every mail that is neither answered nor uncertain."""
+        for number in range(1, self._count + 1):
+            attachments: list[Attachment] | None = None
+            for recipient in self._connection.recipients:
+                field = _field(recipient, number)
+                if not self._awaited(recipient, field):
+                    continue
+                if attachments is None:
+                    found = self._attachments(number)
+                    if isinstance(found, Hold):
+                        self._trouble = found
+                        return self.window
+                    attachments = found
+                self._to(recipient, number, field, attachments)
+        if self._trouble is None and self._refused() == len(self._connection.recipients):
+            self._trouble = Hold("every recipient is refused by its mail system: check the addresses")
+            cleared = {
+                _field(r, n): "" for r in self._connection.recipients for n in range(1, self._count + 1)
+            }
+            self.window = self._sending.windows.advance(self.window, cleared, durable=False)
+        return self.window
+
+    def result(self) -> Result:
+        if self._trouble is not None:
+            return self._trouble
+        of = len(self._connection.recipients)
+        uncertain = sum(Outcome.UNCERTAIN in self._states(r) for r in self._connection.recipients)
+        told = (
+            f"nobody knows whether the mails to {uncertain} of {of} recipients arrived" if uncertain else "",
+            f"{self._refused()} of {of} recipients are refused by their mail system and miss it"
+            if self._refused()
+            else "",
+            "" if self._files else TOLD_NOTHING,
         )
-    return window, Finished(Outcome.DELIVERED)
+        outcome = Outcome.UNCERTAIN if uncertain else Outcome.DELIVERED
+        return Finished(outcome, "; ".join(filter(None, told)))
+
+    def _awaited(self, recipient: str, field: str) -> bool:
+        state = self.window.fields.get(field, "")
+        if state == State.SENDING:
+            # A worker died between the intent and the answer.
+            self._uncertain(field, "the worker sending it died")
+        done = state in {State.SENDING, Outcome.DELIVERED, Outcome.UNCERTAIN}
+        return not done and Outcome.REJECTED not in self._states(recipient)
+
+    def _to(self, recipient: str, number: int, field: str, attachments: list[Attachment]) -> None:
+        raw = _message(self._sending, self.window, self._connection, recipient, number, attachments)
+
+        def before_data() -> bool:
+            self._advance({field: State.SENDING}, durable=True)
+            self._sending.step("sending durable")
+            return True
+
+        answer = mail.send(self._sending.relay, self._sending.mail_from, recipient, raw, before_data)
+        self._sending.step("sent")
+        match answer:
+            case Sent():
+                self._advance({field: Outcome.DELIVERED}, durable=True)
+            case Uncertain(reason):
+                self._uncertain(field, reason)
+            case Refused(reason):
+                metrics.FLUSHED.labels("email", "refused").inc()
+                log.trouble("mail.refused", window=self.window.id, reason=reason)
+                self._advance({field: Outcome.REJECTED}, durable=True)
+            case Retry() | Hold():
+                self._advance({field: ""}, durable=False)
+                self._trouble = answer
+            case Fenced():
+                raise AssertionError("before_data raises where the window is gone")
+
+    def _uncertain(self, field: str, reason: str) -> None:
+        """At least once or at most once: the advertiser's choice."""
+        hold = self._connection.on_uncertain == "hold"
+        count = int(self.window.fields.get("uncertain", "0")) + 1
+        self._advance({field: Outcome.UNCERTAIN if hold else "", "uncertain": count}, durable=True)
+        metrics.AMBIGUOUS.labels("email").inc()
+        if not hold:
+            self._trouble = Retry(f"a mail may have arrived ({reason}); it is sent again as chosen")
+
+    def _attachments(self, number: int) -> list[Attachment] | Hold:
+        """What the mail carries: the file as it is kept, and with the last one the document, where wanted."""
+        found = []
+        if self._files:
+            pinned = self._files[number - 1]
+            content = kept(self._sending.windows, self.window, number)
+            if content is None or hashlib.sha256(content).hexdigest() != pinned.sha256:
+                return Hold(
+                    f"{pinned.name} is no longer kept as some recipients may have it: export the time range "
+                    "by hand for those who miss it"
+                )
+            found.append(_attachment(pinned, content, self._connection))
+        if self._connection.file.sidecar and number == self._count:
+            name = sidecar_name(self.window, self._connection)
+            found.append(Attachment(name, sidecar(self.window, self._files), "application/json"))
+        return found
+
+    def _refused(self) -> int:
+        return sum(Outcome.REJECTED in self._states(r) for r in self._connection.recipients)
+
+    def _states(self, recipient: str) -> set[str]:
+        return {self.window.fields.get(_field(recipient, n), "") for n in range(1, self._count + 1)}
+
+    def _advance(self, fields: artefacts.Fields, *, durable: bool) -> None:
+        self.window = self._sending.windows.advance(self.window, fields, durable=durable)
 
 
-def _to_recipient(
-    sending: Sending, window: WindowState, connection: EmailConnection, recipient: str, file: bytes
-) -> tuple[WindowState, Retry | Hold | None]:
-    field = _field(recipient)
-    state = window.fields.get(field, "")
-    if state in {Outcome.DELIVERED, Outcome.UNCERTAIN}:
-        return window, None
-    if state == State.SENDING:
-        # A worker died between the intent and the answer.
-        return _uncertain(sending, window, connection, field, "the worker sending it died")
-    raw = _message(sending, window, connection, recipient, file)
-    held = [window]
-
-    def before_data() -> bool:
-        if not connection.file.repeatable and not first_byte_left(held[0].fields):
-            held[0] = keep(sending.windows, held[0], file)
-            sending.step("kept")
-        held[0] = sending.windows.advance(held[0], {field: State.SENDING}, durable=True)
-        sending.step("sending durable")
-        return True
-
-    answer = mail.send(sending.relay, sending.mail_from, recipient, raw, before_data)
-    window = held[0]
-    sending.step("sent")
-    match answer:
-        case Sent():
-            return sending.windows.advance(window, {field: Outcome.DELIVERED}, durable=True), None
-        case Uncertain(reason):
-            return _uncertain(sending, window, connection, field, reason)
-        case Retry() | Hold():
-            return sending.windows.advance(window, {field: ""}, durable=False), answer
-        case Fenced():
-            raise AssertionError("before_data raises where the window is gone")
-
-
-def _uncertain(
-    sending: Sending, window: WindowState, connection: EmailConnection, field: str, reason: str
-) -> tuple[WindowState, Retry | None]:
-    """At least once or at most once: the advertiser's choice."""
-    hold = connection.on_uncertain == "hold"
-    count = int(window.fields.get("uncertain", "0")) + 1
-    state: dict[str, str | int] = {field: Outcome.UNCERTAIN if hold else "", "uncertain": count}
-    window = sending.windows.advance(window, state, durable=True)
-    metrics.AMBIGUOUS.labels("email").inc()
-    return window, None if hold else Retry(f"a mail may have arrived ({reason}); it is sent again as chosen")
+def _attachment(pinned: Pinned, content: bytes, connection: EmailConnection) -> Attachment:
+    charset = connection.file.encoding if isinstance(connection.file, CsvFormat) else "utf-8"
+    return Attachment(pinned.name, content, _TYPES[connection.file.endings[-1]], charset)
 
 
 def _message(
-    sending: Sending, window: WindowState, connection: EmailConnection, recipient: str, file: bytes
+    sending: Sending,
+    window: WindowState,
+    connection: EmailConnection,
+    recipient: str,
+    number: int,
+    attachments: list[Attachment],
 ) -> bytes:
     """The same bytes at every try: all that goes in is fixed with the window."""
     domain = sending.mail_from.rpartition("@")[2]
-    sealed = window.sealed_at.astimezone(ZoneInfo(connection.schedule.zone))
-    text = (
-        f"New referrals in the attached file: {window.fields['rows']}, "
-        f"up to {sealed:%Y-%m-%d %H:%M} ({connection.schedule.zone})."
-    )
+    files = artefacts.pinned(window.fields)
+    of = f" ({number}/{len(files)})" if len(files) > 1 else ""
+    text = _text(window, connection, number, files)
     return mail.build(
-        message_id=f"<{window.id}.{_field(recipient)[3:]}@{domain}>",
+        message_id=f"<{window.id}.{_field(recipient, number)[3:]}@{domain}>",
         date=window.sealed_at.astimezone(UTC),
         sender=sending.mail_from,
         recipient=recipient,
-        subject=connection.subject,
+        subject=f"{connection.subject}{of}",
         text=f"{text}\n",
         html=f"<p>{text}</p>\n",
-        attachment_name=final_name(window, connection),
-        attachment=file,
-        attachment_type=_TYPES[connection.file.endings[-1]],
-        charset=connection.file.encoding if isinstance(connection.file, CsvFormat) else "utf-8",
+        attachments=attachments,
     )
 
 
-def _field(recipient: str) -> str:
-    """The recipient's state in the window; a digest, since keys and fields hold no personal data."""
-    return "to:" + hashlib.sha256(recipient.lower().encode()).hexdigest()[:16]
+def _text(window: WindowState, connection: EmailConnection, number: int, files: tuple[Pinned, ...]) -> str:
+    """What a person reads; plain words, which need no escape in HTML."""
+    sealed = window.sealed_at.astimezone(ZoneInfo(connection.schedule.zone))
+    upto = f"up to {sealed:%Y-%m-%d %H:%M} ({connection.schedule.zone})"
+    if not files:
+        return f"No new referrals {upto}."
+    if len(files) == 1:
+        return f"New referrals in the attached file: {files[0].rows}, {upto}."
+    return (
+        f"New referrals: {window.fields['rows']}, {upto}, in {len(files)} files, each in a mail of its own. "
+        f"This is file {number}: {files[number - 1].rows}."
+    )
 
 
-def _parsed(first_byte: str) -> dict[int, int]:
-    return {int(p): int(n) for p, n in (item.split(":") for item in first_byte.split(","))}
-
-
-class _Capped(io.BytesIO):
-    def write(self, content: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]
-        if self.tell() + len(content) > MAX_ATTACHMENT:
-            raise TooLarge(
-                f"the file is over {MAX_ATTACHMENT >> 20} MiB, too large to mail: compress it, "
-                "or deliver by SFTP"
-            )
-        return super().write(content)
+def _field(recipient: str, number: int) -> str:
+    """The state of one mail in the window; a digest, since keys and fields hold no personal data."""
+    digest = hashlib.sha256(recipient.lower().encode()).hexdigest()[:16]
+    return f"to:{digest}" if number == 1 else f"to:{digest}.{number}"

@@ -1,43 +1,36 @@
 """Which windows to work on, and the threads that do. Blocking libraries live in plain threads here.
 
 Every half second the desk looks at all file connections: a window under way that nobody holds is
-taken over, a due slot or an operator's wish opens the next one. Its own timer: no new data is needed.
+taken over; an operator's wish, a due slot or its size opens the next one. Its own timer: no new data is
+needed.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from batcher import schedule
+from batcher.again import Wishes
 from batcher.deliver import Sending
-from batcher.flush import Flush
-from batcher.in_force import FileConnection, in_force
-from batcher.windows import ASKED, LEASE_MS, Gone, State, Windows, WindowState
-from consumer import connection_sets, log, metrics
-from consumer.kafka_out import NotAcknowledged
+from batcher.full import FULL, Full
+from batcher.in_force import FileConnection
+from batcher.turn import Turn
+from batcher.windows import ASKED, State, Windows, WindowState
+from consumer import connection_sets, metrics
 from consumer.run import Ground
-from consumer.store import NotDurable, Store, StoreRefused, StoreUnavailable
-from schemas.connection import FileBase
+from schemas.connection import FileBase, Schedule
 
 #: Windows flushed at once by one process: each holds a connection and a page of rows.
 WORKERS = 4
 LOOK_S = 0.5
 #: A window later than this after its slot counts as overdue.
 OVERDUE = timedelta(minutes=15)
-#: A heartbeat three times within the lease: one may get lost.
-BEAT_S = LEASE_MS / 1000 / 3
 #: The age of the oldest open row takes a look into every partition of every connection.
 OBSERVE_S = 5.0
-#: Pause after Redis or Kafka failed a window's step, and after a step met a defect of ours.
-INTERRUPTED_S = 1.0
-FAILED_S = 60.0
 #: Threads end within this when the service stops; a transfer cut off is taken up again later.
 JOIN_S = 20.0
 
@@ -48,11 +41,14 @@ def wanted(
     asked: str | None,
     began: datetime,
     now: datetime,
+    *,
+    full: bool = False,
 ) -> str | None:
     """The slot to claim, '' to take up the window under way, None for nothing. Pure.
 
     `named`: account and connection, None where the connection is no longer in force: then only what was
-    sealed already goes out. A wish ends the pause before the next try, too.
+    sealed already goes out. A wish ends the pause before the next try, too. `full`: the open window has the
+    rows or bytes its schedule waits for; where a slot is due as well, the window is the slot's.
     """
     if window is not None and window.state is not State.CLOSED:
         ready = window.retry_at <= now.timestamp() or _wished_since(window, asked)
@@ -62,7 +58,9 @@ def wanted(
     if asked is not None:
         return f"{ASKED}{asked}"
     slot = schedule.due(named[1].schedule, last_slot(window), began, now)
-    return None if slot is None else slot.text
+    if slot is not None:
+        return slot.text
+    return f"{FULL}{now.astimezone(UTC).isoformat(timespec='milliseconds')}" if full else None
 
 
 def _wished_since(window: WindowState, asked: str | None) -> bool:
@@ -82,8 +80,12 @@ class Desk:
         self, ground: Ground, owner: str, new_sending: Callable[[Windows], Sending], pool: ThreadPoolExecutor
     ) -> None:
         """`new_sending`: what a thread needs to send windows over the given connection to Redis."""
-        self._ground, self._owner, self._new_sending, self._pool = ground, owner, new_sending, pool
+        self._ground, self._pool = ground, pool
+        self._turn = Turn(ground, owner, new_sending, self._pause)
         self._windows = Windows(ground.store, ground.keys)
+        self._again = Windows(ground.store, ground.keys, again=True)
+        self._wishes = Wishes(ground.store, ground.keys)
+        self._full = Full(self._windows, ground.layout.partitions)
         #: Windows being worked on, and since when; those waiting for a thread too.
         self._busy: dict[str, tuple[Future[None], datetime]] = {}
         self._began: dict[str, datetime] = {}
@@ -100,15 +102,53 @@ class Desk:
         states = self._windows.states([*self._files, *self._former])
         asked, paused = self._windows.asked(), self._windows.paused()
         self._busy = {name: busy for name, busy in self._busy.items() if not busy[0].done()}
-        for name in [*self._files, *self._former]:
-            if name in self._busy or name in paused or time.monotonic() < self._not_before.get(name, 0.0):
-                continue
+        clock = time.monotonic()
+        free = [
+            name
+            for name in [*self._files, *self._former]
+            if name not in self._busy and name not in paused and clock >= self._not_before.get(name, 0.0)
+        ]
+        full = self._full.among(self._closed(free, states), clock)
+        for name in free:
             connection, window = self._files.get(name), states.get(name)
-            slot = wanted(connection, window, asked.get(name), self._since(name, window, now), now)
+            since = self._since(name, window, now)
+            slot = wanted(connection, window, asked.get(name), since, now, full=name in full)
             if slot is not None:
                 seen = window.number if window is not None else 0
-                self._busy[name] = (self._pool.submit(self._work, name, connection, slot, seen), now)
+                self._busy[name] = (self._pool.submit(self._turn.flush, name, connection, slot, seen), now)
+        self._look_again(now, paused)
         self._observe(states, now)
+
+    def _look_again(self, now: datetime, paused: Collection[str]) -> None:
+        """Windows that are to be sent once more: beside those under way, and never two of one connection."""
+        wishes = self._wishes.all()
+        states = self._again.states(list(wishes))
+        for name, wish in wishes.items():
+            # No connection is called so.
+            busy = f"{name} again"
+            window = states.get(name)
+            if window is not None and window.state is State.CLOSED and window.asked_at == wish.at:
+                # A worker died before it could forget what was done.
+                self._wishes.done(wish)
+                continue
+            waits = window is not None and window.retry_at > now.timestamp()
+            late = time.monotonic() < self._not_before.get(name, 0.0)
+            if busy in self._busy or name in paused or waits or late:
+                continue
+            seen = window.number if window is not None else 0
+            current = self._files[name][1] if name in self._files else None
+            self._busy[busy] = (self._pool.submit(self._turn.resend, wish, current, seen), now)
+
+    def _pause(self, name: str, seconds: float) -> None:
+        self._not_before[name] = time.monotonic() + seconds
+
+    def _closed(self, names: Collection[str], states: Mapping[str, WindowState]) -> dict[str, Schedule]:
+        """The schedules of those in force that have no window under way."""
+        return {
+            name: self._files[name][1].schedule
+            for name in names
+            if name in self._files and (name not in states or states[name].state is State.CLOSED)
+        }
 
     def finish(self) -> bool:
         """Let what is under way end; False where it takes too long: whoever comes next takes it up."""
@@ -135,45 +175,6 @@ class Desk:
             }
             self._former = self._windows.connections() - self._files.keys()
 
-    def _work(self, name: str, named: tuple[str, FileConnection] | None, slot: str, seen: int) -> None:
-        """In a pool thread: one window, as far as it goes. Trouble leaves it for the next look."""
-        store = self._ground.new_store()
-        try:
-            windows = Windows(store, self._ground.keys)
-            window = windows.claim(name, self._owner, slot, seen, scheduled=not slot.startswith(ASKED))
-            if window is None:
-                return
-            # The number is durable before anything moves under it.
-            store.barrier()
-            with Heartbeat(self._ground.new_store(), self._ground, window):
-                self._advance(windows, window, named)
-        except Gone as gone:
-            metrics.FENCED.labels("token").inc()
-            log.trouble("window.taken_over", window=str(gone))
-        except (StoreUnavailable, StoreRefused, NotDurable, NotAcknowledged) as error:
-            log.trouble("window.interrupted", connection=name, reason=str(error))
-            self._not_before[name] = time.monotonic() + INTERRUPTED_S
-        except Exception as error:  # noqa: BLE001 - a defect met by one window must not stop the others
-            log.trouble("window.failed", connection=name, error=type(error).__name__, at=_where(error))
-            self._not_before[name] = time.monotonic() + FAILED_S
-        finally:
-            store.close()
-
-    def _advance(
-        self, windows: Windows, window: WindowState, named: tuple[str, FileConnection] | None
-    ) -> None:
-        flush = Flush(self._new_sending(windows), self._ground.out, self._ground.topics)
-        if window.state in {State.CLAIMED, State.SEALED}:
-            window = flush.seal(window, named, time.time())
-        frozen = connection_sets.definition(windows.store, self._ground.topics, window.fields["digest"])
-        if not isinstance(frozen, FileBase):
-            raise LookupError(f"{window.id}: its definition is not in Redis")  # noqa: TRY004 - it is missing
-        if window.state is not State.ENDED:
-            current = named[1] if named is not None else None
-            window = flush.send(window, in_force(frozen, current, window), time.time())
-        if window.state is State.ENDED:
-            flush.close(window)
-
     def _observe(self, states: Mapping[str, WindowState], now: datetime) -> None:
         under_way = {name: window for name, window in states.items() if window.state is not State.CLOSED}
         counts = Counter("HELD" if window.held else str(window.state) for window in under_way.values())
@@ -186,39 +187,6 @@ class Desk:
             self._observed = time.monotonic()
             opened = self._windows.opened(list(self._files), self._ground.layout.partitions)
             metrics.OLDEST_UNSEALED.set(opened or 0)
-
-
-class Heartbeat:
-    """Keeps a window ours while a step blocks; once it is not, the next `advance` says so."""
-
-    def __init__(self, store: Store, ground: Ground, window: WindowState) -> None:
-        self._store, self._window = store, window
-        self._windows = Windows(store, ground.keys)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-        self._store.close()
-
-    def _run(self) -> None:
-        while not self._over.wait(BEAT_S):
-            try:
-                self._windows.beat(self._window)
-            except (StoreUnavailable, StoreRefused):
-                continue
-            except Gone:
-                return
-
-
-def _where(error: Exception) -> str:
-    """File and line, without the message: it may repeat a row."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(last.filename).name}:{last.lineno}"
 
 
 def utc_now() -> datetime:

@@ -12,11 +12,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import assert_never
 
-from batcher import kept
+from batcher import artefacts, kept
 from batcher.channels import Hold, Retry
-from batcher.deliver import NOTHING_NEW, Finished, Result, Sending, by_sftp
+from batcher.deliver import NOTHING_NEW, Finished, Result, Sending
 from batcher.deliver_ftps import by_ftps
 from batcher.deliver_mail import by_mail
+from batcher.deliver_sftp import by_sftp
 from batcher.files.sink import CannotBeWritten
 from batcher.in_force import FileConnection
 from batcher.render import Damaged
@@ -34,6 +35,8 @@ from schemas.receipt import Receipt, Subject
 RETRY_S = (5.0, 15.0, 60.0, 300.0)
 #: A held window looks whether its cause is gone this often.
 HELD_S = 300.0
+#: A window sent once more is tried so often, for about half an hour.
+AGAIN_TRIES = 10
 
 
 class Flush:
@@ -80,6 +83,10 @@ class Flush:
             result = Hold(f"the sealed rows cannot be sent: {error}")
         except CannotBeWritten as error:
             result = Hold(str(error))
+        last = isinstance(result, Hold) or (isinstance(result, Retry) and window.tries + 1 >= AGAIN_TRIES)
+        if window.again and last and not isinstance(result, Finished):
+            # Nobody waits for it: who asked is told, and may ask again.
+            result = Finished(Outcome.HELD, result.reason)
         outcome = _label(result)
         metrics.FLUSHED.labels(connection.kind, outcome).inc()
         log.event(
@@ -120,15 +127,14 @@ class Flush:
     def close(self, window: WindowState) -> None:
         """From ENDED to CLOSED: Kafka has the receipt and the manifest's outcome, Redis the rows no more."""
         receipt = self._receipt(window)
-        told = self._manifest(window, receipt.outcome)
-        self._out.send(
-            [
-                Out(self._topics.receipts, receipt.subject_id, receipt.encode()),
-                Out(self._topics.manifests, told.key, told.encode()),
-            ]
-        )
+        out = [Out(self._topics.receipts, receipt.subject_id, receipt.encode())]
+        if not window.again:
+            told = self._manifest(window, receipt.outcome)
+            out.append(Out(self._topics.manifests, told.key, told.encode()))
+        self._out.send(out)
         self._step("closing")
-        self._windows.drop(window, self._sending.partitions)
+        if not window.again:
+            self._windows.drop(window, self._sending.partitions)
         kept.forget(self._windows, window)
         self._windows.release(window, {"state": State.CLOSED})
 
@@ -161,6 +167,10 @@ class Flush:
             slot=window.slot,
             marks=window.marks,
             outcome=outcome,
+            account_id=window.fields["account"],
+            sealed_at=window.sealed_at,
+            first_byte=tuple((artefacts.first_byte(window.fields) or {}).values()),
+            artefacts=tuple(file.told for file in artefacts.contents(window.fields)),
         )
 
     def _receipt(self, window: WindowState) -> Receipt:
@@ -171,14 +181,19 @@ class Flush:
             outcome=Outcome(fields["outcome"]),
             service="flush",
             at=datetime.now(UTC),
-            reason="; ".join(filter(None, (window.reason, _repeated(fields)))) or None,
-            account_id=fields["account"],
+            reason="; ".join(filter(None, (_asked(fields), window.reason, _repeated(fields)))) or None,
+            account_id=fields["account"] or None,
             connection=window.connection,
-            digest=fields.get("sha256"),
+            digest=artefacts.digest(fields),
             attempts=window.tries,
             rows=int(fields.get("rows", 0)),
             left_out=int(fields.get("left_out", 0)),
         )
+
+
+def _asked(fields: Mapping[str, str]) -> str:
+    """That a person wanted it sent once more."""
+    return f"sent again, as asked at {fields['asked_at']}" if "asked_at" in fields else ""
 
 
 def _repeated(fields: Mapping[str, str]) -> str:
@@ -191,6 +206,8 @@ def _label(result: Result) -> str:
     match result:
         case Finished(Outcome.UNCERTAIN):
             return "uncertain"
+        case Finished(Outcome.HELD):
+            return "held"
         case Finished():
             return "delivered"
         case Retry():

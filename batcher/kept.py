@@ -1,6 +1,7 @@
-"""Files kept in Redis from the moment their first byte may have left until the window is closed.
+"""Files of mails, kept in Redis from the moment their first byte may leave until the window is closed.
 
-Only those that no second making would give again, and that a mail takes: what bounds them is its size.
+What some recipient has may come out otherwise when it is made again. What bounds them is the size of a mail
+and the number of mails a window may take.
 """
 
 from __future__ import annotations
@@ -11,31 +12,44 @@ from batcher.windows import Windows, WindowState
 UNTOLD_S = 86_400
 
 
-def keep(windows: Windows, window: WindowState, file: bytes) -> WindowState:
-    """Keep the file that is about to leave. Durable with the next barrier. Raises Gone.
+def keep(windows: Windows, window: WindowState, number: int, file: bytes) -> None:
+    """Put by the window's file `number`, from 1 on. It is kept for good once `told` has run.
 
     It stands under the holder's token: a worker that was overtaken never replaces what its follower sends.
     """
-    key = windows.keys.kept_file(window.connection, window.token)
+    key = windows.kept_file(window.connection, window.token, number)
     windows.store.command("SET", key, file, "EX", UNTOLD_S)
-    told = windows.advance(window, {"kept": window.token}, durable=False)
-    windows.store.command("PERSIST", key)
-    if "kept" in window.fields and _key(windows, window) != key:
+
+
+def tell(windows: Windows, window: WindowState, fields: dict[str, str | int]) -> WindowState:
+    """Write `fields` with their number of `files`, all put by before. Durable with the next barrier. Raises
+    Gone.
+    """
+    told = windows.advance(window, {**fields, "kept": window.token}, durable=False)
+    for key in _keys(windows, told):
+        windows.store.command("PERSIST", key)
+    if window.fields.get("kept", told.fields["kept"]) != told.fields["kept"]:
         forget(windows, window)
     return told
 
 
-def kept(windows: Windows, window: WindowState) -> bytes | None:
+def kept(windows: Windows, window: WindowState, number: int) -> bytes | None:
     """The file kept, or None where it is gone."""
-    found: bytes | None = windows.store.command("GET", _key(windows, window))
+    token = int(window.fields.get("kept", "0"))
+    key = windows.kept_file(window.connection, token, number)
+    found: bytes | None = windows.store.command("GET", key)
     return found
 
 
 def forget(windows: Windows, window: WindowState) -> None:
-    """Nothing is left of it, where something was kept."""
-    if "kept" in window.fields:
-        windows.store.command("UNLINK", _key(windows, window))
+    """Nothing is left of them, where something was kept."""
+    keys = _keys(windows, window)
+    if keys:
+        windows.store.command("UNLINK", *keys)
 
 
-def _key(windows: Windows, window: WindowState) -> str:
-    return windows.keys.kept_file(window.connection, int(window.fields["kept"]))
+def _keys(windows: Windows, window: WindowState) -> list[str]:
+    if "kept" not in window.fields:
+        return []
+    token, count = int(window.fields["kept"]), int(window.fields.get("files", "0"))
+    return [windows.kept_file(window.connection, token, n) for n in range(1, count + 1)]

@@ -21,20 +21,25 @@ from schemas.files import OpenPgp
 
 
 def packing(
-    secrets: Secrets, window: WindowState, connection: FileConnection, monotonic: float, now: datetime
+    secrets: Secrets,
+    window: WindowState,
+    connection: FileConnection,
+    monotonic: float,
+    now: datetime,
+    file: int = 0,
 ) -> Packing | Hold:
-    """`monotonic` seconds for the age of secrets, `now` aware for that of keys."""
-    file, envelope = connection.file, None
-    own = members(secrets, file, ("password",), monotonic, "file.")
+    """`monotonic` seconds for the age of secrets, `now` aware for that of keys. `file`: which of several."""
+    form, envelope = connection.file, None
+    own = members(secrets, form, ("password",), monotonic, "file.")
     if isinstance(own, Hold):
         return own
-    if file.openpgp is not None:
-        sealed = _envelope(secrets, file.openpgp, monotonic, now)
+    if form.openpgp is not None:
+        sealed = _envelope(secrets, form.openpgp, monotonic, now)
         if isinstance(sealed, Hold):
             return sealed
         envelope = sealed
     at = window.sealed_at.astimezone(ZoneInfo(connection.schedule.zone))
-    return Packing(content_name(window, connection), at, own["password"], envelope)
+    return Packing(content_name(window, connection, file), at, own["password"], envelope)
 
 
 def members(

@@ -7,30 +7,56 @@ that of the latest: the rows of the older ones are in it.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 
-from schemas import cron
+from schemas import slots
 from schemas.connection import Schedule
-from schemas.cron import Slot
+from schemas.slots import Slot
+
+#: The desk asks for each connection twice a second, and the answer changes with the minute at most. Some
+#: hundred bytes each; with more schedules than this, answers are worked out again.
+_KEPT = 4_096
 
 
 def due(schedule: Schedule, last: str | None, since: datetime, now: datetime) -> Slot | None:
     """The slot whose window is to be sealed at `now`, or None.
 
     `last`: the text of the last claimed slot (`Slot.text`); without one, `since` is when the
-    connection's windows began, and only slots after it count. Both instants are aware. A `last`
-    written under another zone is compared by the instant it was due, so an edited zone neither
-    repeats a slot nor waits a day. Raises ValueError when `last` is not a slot's text.
+    connection's windows began, and only slots after it count. Both instants are aware. Slots are
+    compared by the instants they were due, so a schedule edited in zone or form neither repeats one
+    nor waits a day. Raises ValueError when `last` is not a slot's text.
     """
-    latest = cron.last_slot(schedule.cron, schedule.zone, now)
+    latest = last_slot(schedule, now)
     if latest is None:
         return None
-    if last is None:
-        return latest if latest.due > since else None
-    claimed = cron.parse(last, schedule.zone)
-    return latest if latest > claimed else None
+    claimed = since if last is None else _parsed(last, schedule.zone).due
+    return latest if latest.due > claimed else None
 
 
 def next_due(schedule: Schedule, last: str | None, since: datetime, now: datetime) -> datetime:
     """When to look again: the instant (aware UTC) of the slot that is due, else of the next one."""
-    slot = due(schedule, last, since, now)
-    return (slot or cron.next_slot(schedule.cron, schedule.zone, now)).due
+    return (due(schedule, last, since, now) or next_slot(schedule, now)).due
+
+
+def last_slot(schedule: Schedule, at: datetime) -> Slot | None:
+    """The latest slot due at or before the instant `at` (aware); None when there is none."""
+    return _last_slot(schedule, at.replace(second=0, microsecond=0))
+
+
+def next_slot(schedule: Schedule, after: datetime) -> Slot:
+    """The first slot due after the instant `after` (aware)."""
+    step = schedule.step
+    if step is not None:
+        return slots.next_every(step, schedule.zone, after)
+    return slots.next_of(schedule.walls, schedule.zone, after)
+
+
+@lru_cache(_KEPT)
+def _last_slot(schedule: Schedule, minute: datetime) -> Slot | None:
+    step = schedule.step
+    if step is not None:
+        return slots.last_every(step, schedule.zone, minute)
+    return slots.last_of(schedule.walls, schedule.zone, minute)
+
+
+_parsed = lru_cache(_KEPT)(slots.parse)

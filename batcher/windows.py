@@ -60,7 +60,32 @@ class WindowState:
 
     @property
     def id(self) -> str:
-        return window_id(self.connection, self.number)
+        return f"{self.sent_as}resend-{self.number}" if self.again else self.first_id
+
+    @property
+    def again(self) -> bool:
+        """It is sent once more; `number` counts such windows then."""
+        return "of" in self.fields
+
+    @property
+    def asked_at(self) -> datetime | None:
+        """When somebody asked that it be sent once more."""
+        asked = self.fields.get("asked_at")
+        return None if asked is None else datetime.fromisoformat(asked)
+
+    @property
+    def first_number(self) -> int:
+        """Of the window whose rows these are."""
+        return int(self.fields.get("of", self.number))
+
+    @property
+    def first_id(self) -> str:
+        return window_id(self.connection, self.first_number)
+
+    @property
+    def sent_as(self) -> str:
+        """What all ids begin with under which this window was ever sent this way, and no other window."""
+        return f"{self.first_id}-" if self.again else f"{self.first_id}."
 
     @property
     def held(self) -> bool:
@@ -84,8 +109,10 @@ class Gone(Exception):  # noqa: N818 - what happened to our claim
 class Windows:
     """The windows of one deployment, over one Redis connection. Raises StoreUnavailable."""
 
-    def __init__(self, store: Store, keys: Keys) -> None:
+    def __init__(self, store: Store, keys: Keys, *, again: bool = False) -> None:
+        """`again`: those that are sent once more, each with a number and a state of its own."""
         self.store, self.keys = store, keys
+        self._key = keys.resend if again else keys.window
         self._asked, self._began = f"{keys.topic}:asked", f"{keys.topic}:windows-began"
 
     def ask(self, connection: str, now: datetime) -> None:
@@ -101,6 +128,10 @@ class Windows:
         """Connections an operator paused: their rows wait."""
         return {text(name) for name in self.store.command("HKEYS", self.keys.paused)}
 
+    def kept_file(self, connection: str, token: int, number: int) -> str:
+        """The key of a mail's file that is kept until the window is closed."""
+        return f"{self._key(connection)}:file:{token}:{number}"
+
     def state(self, connection: str) -> WindowState | None:
         """The connection's newest window, or None before the first."""
         return self.states([connection]).get(connection)
@@ -112,7 +143,7 @@ class Windows:
         or somebody else is at it. `seen`: the number of the newest window the caller saw, 0 for none.
         """
         args = (owner, LEASE_MS, slot, seen, int(scheduled))
-        reply = self.store.call(Call(CLAIM, self.keys.window(connection), args))
+        reply = self.store.call(Call(CLAIM, self._key(connection), args))
         if text(reply[0]) != "OK":
             return None
         items = [text(item) for item in reply[1:]]
@@ -145,7 +176,7 @@ class Windows:
         args: list[Argument] = [window.number, window.token, lease_ms]
         for name, value in fields.items():
             args += [name, value]
-        reply = self.store.call(Call(ADVANCE, self.keys.window(window.connection), args))
+        reply = self.store.call(Call(ADVANCE, self._key(window.connection), args))
         if text(reply[0]) != "OK":
             raise Gone(window.id)
         if durable:
@@ -204,7 +235,7 @@ class Windows:
 
     def states(self, connections: Sequence[str]) -> dict[str, WindowState]:
         """The newest windows of those that have one, in one round trip."""
-        found = self.store.hashes([self.keys.window(name) for name in connections])
+        found = self.store.hashes([self._key(name) for name in connections])
         return {name: _state(name, fields) for name, fields in zip(connections, found, strict=True) if fields}
 
     def opened(self, connections: Sequence[str], partitions: int) -> float | None:

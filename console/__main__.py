@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from console import again, connections, standing, trial
 from console import begin as beginning
-from console import connections, standing, trial
 from console import export as exporting
 from console import preview as previewing
 from console import publish as publishing
@@ -36,6 +36,9 @@ Sample = Annotated[
     str | None, typer.Option(metavar="FILE", help="An event as `publish` takes it; default: an invented one.")
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The connection.")]
+Wait = Annotated[
+    float | None, typer.Option(min=0, max=86_400, metavar="SECONDS", help="Wait so long for its end.")
+]
 
 
 @app.command()
@@ -242,12 +245,25 @@ def windows(
 @app.command()
 def flush(
     name: Name,
-    wait: Annotated[
-        float | None, typer.Option(min=0, max=86_400, metavar="SECONDS", help="Wait so long for its end.")
-    ] = None,
+    wait: Wait = None,
 ) -> None:
     """Flush a file connection now."""
     say(file_windows.flush(service.settings(), name, wait))
+
+
+@app.command()
+def resend(
+    window: Annotated[
+        str, typer.Argument(metavar="WINDOW", help="As `referrals windows` and files name it.")
+    ],
+    *,
+    same_name: Annotated[
+        bool, typer.Option("--same-name", help="Its files get the names they had, not -resend ones.")
+    ] = False,
+    wait: Wait = None,
+) -> None:
+    """Send a closed window's files once more: the same rows, from Kafka, or nothing."""
+    say(again.resend(service.settings(), window, wait, same_name=same_name))
 
 
 def _size(accounts: int, number: int) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
 from urllib.parse import urlsplit
 
 from console.ground import redis_alone, standing
-from console.show import count, one_line
+from console.show import count, note, one_line
 from consumer import connection_sets
 from consumer import folder as folders
 from consumer.connection_sets import StoredSet
@@ -58,11 +58,14 @@ class Applied:
 
 
 def read(settings: Settings, folder: str | None) -> ConnectionSet:
-    """The set that a folder describes. Raises Stop with every error of every file."""
+    """The set that a folder describes, its warnings told. Raises Stop with every error of every file."""
     found = folder or settings.connections
     if found is None:
         raise Stop("which folder? name it, or set REFERRALS_CONNECTIONS")
-    return folders.read(found)
+    taken = folders.look(found)
+    for warning in taken.warnings:
+        note(f"warning: {warning}")
+    return taken.connections
 
 
 def apply(settings: Settings, wanted: ConnectionSet) -> Applied:
@@ -148,7 +151,7 @@ def require(name: str, names: Iterable[str], complaint: str = "there is no conne
 
 def difference(before: ConnectionSet, after: ConnectionSet) -> Difference:
     """Pure."""
-    old, new = before.by_name(), after.by_name()
+    old, new = _members(before), _members(after)
     changed = {name: _changed(old[name], new[name]) for name in sorted(old.keys() & new.keys())}
     return Difference(
         tuple(sorted(new.keys() - old.keys())),
@@ -157,9 +160,18 @@ def difference(before: ConnectionSet, after: ConnectionSet) -> Difference:
     )
 
 
-def _changed(old: tuple[str, AnyConnection], new: tuple[str, AnyConnection]) -> tuple[str, ...]:
-    before = {"account": old[0], **old[1].model_dump(mode="json")}
-    after = {"account": new[0], **new[1].model_dump(mode="json")}
+def _members(connections: ConnectionSet) -> dict[str, dict[str, Any]]:
+    """By connection name; what an account approved shows in the connections it holds for."""
+    found = {}
+    for account in connections.accounts:
+        approved = {"approved_recipients": account.approved_recipients} if account.approved_recipients else {}
+        for one in account.connections:
+            shared = approved if isinstance(one, EmailConnection) else {}
+            found[one.name] = {"account": account.account, **shared, **one.model_dump(mode="json")}
+    return found
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(
         member for member in {**after, **before} if before.get(member, ...) != after.get(member, ...)
     )
@@ -174,9 +186,7 @@ def row(account: str, connection: AnyConnection) -> tuple[str, ...]:
         _to(connection),
         _campaigns(connection),
         str(len(connection.fields)),
-        "at once"
-        if isinstance(connection, PushBase)
-        else f"{connection.schedule.cron} {connection.schedule.zone}",
+        "at once" if isinstance(connection, PushBase) else connection.schedule.told,
     )
 
 

@@ -21,6 +21,7 @@ from threading import Event
 from typing import BinaryIO
 
 from batcher.files import artefact
+from batcher.files.feed import Feed
 from batcher.files.sink import CannotBeWritten
 from batcher.windows import Windows
 from console.connections import require
@@ -107,18 +108,19 @@ def export(
         reading = _Reading(ground, wanted, Router(stored), by_id)
         places = reading.select()
         with _target(out) as target:
+            feed = Feed.of(_rows(reading, places, connection))
             try:
-                rows = artefact.content(
+                artefact.content(
                     target,
                     CsvFormat() if isinstance(connection, PushBase) else connection.file,
                     [rule.name for rule in connection.fields],
-                    _rows(reading, places, connection),
+                    feed,
                     end,
                     guard=guarded(connection) if guard is None else guard,
                 )
             except CannotBeWritten as error:
                 raise Stop(str(error)) from error
-    return Exported(wanted, rows, reading.selection.left_out, reading.undecodable, reading.cut_off)
+    return Exported(wanted, feed.count, reading.selection.left_out, reading.undecodable, reading.cut_off)
 
 
 def choose(connections: ConnectionSet, account: str, name: str | None) -> AnyConnection:

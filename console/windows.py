@@ -80,7 +80,7 @@ def outcome(window: WindowState | None, before: int, *, asked: bool) -> str | No
     if asked or window.number <= before or window.state is not State.CLOSED:
         return None
     if not window.slot.startswith(ASKED):
-        return f"the window asked for has ended; a scheduled one, {window.id}, came after it"
+        return f"the window asked for has ended; another one, {window.id}, came after it"
     rows, ended = window.fields.get("rows", "0"), window.fields.get("outcome", "")
     reason = f" ({one_line(window.reason)})" if window.reason else ""
     return f"window {window.id}: {ended}, {rows} rows{reason}"

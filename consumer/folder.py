@@ -1,4 +1,4 @@
-"""The connections folder on disk: read whole, or refused with every error of every file."""
+"""The connections folder on disk: read whole with its warnings, or refused with every error of every file."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ from pathlib import Path
 
 from consumer.service import Stop
 from schemas.connection import ConnectionSet
-from schemas.connection_file import Problem, assemble
+from schemas.connection_file import Assembled, Problem, examine
 
 #: One file per account; more is another folder mounted by mistake.
 MAX_FILES = 10_000
 #: Larger than any account's file.
 MAX_FILE_BYTES = 1 << 20
+#: Warnings that a service logs of a folder; `referrals connections check` shows all.
+MAX_WARNINGS = 20
 
 
 def read(folder: str) -> ConnectionSet:
     """The set that `folder`/*.yaml describes. Raises Stop with a line per error."""
+    return look(folder).connections
+
+
+def look(folder: str) -> Assembled:
+    """The set that `folder`/*.yaml describes, and its warnings. Raises Stop with a line per error."""
     root = Path(folder)
     if not root.is_dir():
         raise Stop(f"connections folder {folder} is not a folder: check the path or REFERRALS_CONNECTIONS")
@@ -27,8 +34,8 @@ def read(folder: str) -> ConnectionSet:
     files = [_text(path) for path in paths]
     problems = [file for file in files if isinstance(file, Problem)]
     texts = [file for file in files if not isinstance(file, Problem)]
-    found = assemble(texts) if texts or not problems else []
-    if isinstance(found, ConnectionSet):
+    found = examine(texts) if texts or not problems else []
+    if isinstance(found, Assembled):
         if not problems:
             return found
         found = []

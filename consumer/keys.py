@@ -62,8 +62,14 @@ class Keys:
     def window(self, connection: str) -> str:
         return f"{{{self.topic}:window:{connection}}}"
 
-    def kept_file(self, connection: str, token: int) -> str:
-        return f"{self.window(connection)}:file:{token}"
+    @property
+    def resends(self) -> str:
+        """What operators want sent once more, by connection."""
+        return f"{self.topic}:resends"
+
+    def resend(self, connection: str) -> str:
+        """The window that is sent once more."""
+        return f"{{{self.topic}:resend:{connection}}}"
 
     @property
     def layout(self) -> str:

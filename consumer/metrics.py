@@ -90,7 +90,7 @@ FENCED_REASONS = ("epoch", "offset", "set", "token")
 DEAD_LETTER_REASONS = ("undecodable", "rejected", "exhausted")
 WINDOW_STATES = ("CLAIMED", "SEALED", "UPLOADED", "SENDING", "ENDED", "HELD")
 CHANNELS = ("sftp", "ftps", "email")
-SEND_OUTCOMES = ("delivered", "retry", "held", "uncertain")
+SEND_OUTCOMES = ("delivered", "retry", "held", "uncertain", "refused")
 
 
 def start(partitions: Iterable[int] = ()) -> None:

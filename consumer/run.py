@@ -21,7 +21,7 @@ from consumer.store import Store, StoreRefused, StoreUnavailable
 from consumer.stream import Stream, StreamFailed
 from consumer.topics import Admin, Topics, TopicTrouble
 from consumer.worker import Worker
-from schemas.connection import ConnectionSet
+from schemas.connection_file import Assembled
 
 #: The topic's id is looked at this often: a topic made anew under our feet must stop us.
 WATCH_S = 5.0
@@ -193,14 +193,15 @@ def adopt_files(ground: Ground) -> None:
     """
     if ground.settings.connections is None:
         return
-    wanted = folders.read(ground.settings.connections)
+    found = folders.look(ground.settings.connections)
     try:
-        _adopt(ground, wanted)
+        _adopt(ground, found)
     except (NotAcknowledged, StoreUnavailable, StoreRefused) as error:
         raise Stop(f"the connections folder could not be put in force: {error}; start again") from error
 
 
-def _adopt(ground: Ground, wanted: ConnectionSet) -> None:
+def _adopt(ground: Ground, found: Assembled) -> None:
+    wanted = found.connections
     if connection_sets.known(ground.store, ground.topics, wanted.digest):
         if connection_sets.current(ground.store, ground.topics).set.digest != wanted.digest:
             log.trouble(
@@ -209,7 +210,9 @@ def _adopt(ground: Ground, wanted: ConnectionSet) -> None:
             )
         return
     version = connection_sets.apply(ground.store, ground.out, ground.topics, wanted, ground.layout.partitions)
-    log.event("connections.applied", version=version)
+    log.event("connections.applied", version=version, warnings=len(found.warnings))
+    for warning in found.warnings[: folders.MAX_WARNINGS]:
+        log.trouble("connections.warning", reason=str(warning))
 
 
 class Relay:

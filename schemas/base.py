@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -49,6 +49,17 @@ class ConnectionBase(Model):
         if doubled(rule.name for rule in self.fields):
             raise crossing("two fields have the same name: rename one")
         return self
+
+
+def unless(default: Any) -> Callable[[Any], bool]:
+    """For `exclude_if`: a member that says nothing new is left out, so that a definition stored before it
+    existed keeps its digest.
+    """
+
+    def is_default(value: Any) -> bool:
+        return bool(value == default)
+
+    return is_default
 
 
 def crossing(message: str) -> PydanticCustomError:

@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from schemas import file_name, grammar
-from schemas.base import CROSSING, ConnectionBase, Model, crossing, doubled, misfit
+from schemas import approval, file_name, grammar
+from schemas.base import CROSSING, ConnectionBase, Model, crossing, doubled, misfit, unless
 from schemas.files import AnyFile, CsvFormat, FileFormat, JsonLinesFormat, XlsxFormat
 from schemas.grammar import Filled, Line, Seconds, Secret, Whole
 from schemas.push import RETRY_SECONDS, HttpConnection, Idempotency, Limits, PushBase, PushConnection
+from schemas.schedule import Schedule
 
 __all__ = [
     "CROSSING",
@@ -53,14 +54,10 @@ __all__ = [
 NAME = grammar.NAME
 REFERENCE = grammar.REFERENCE
 
+#: How a reader knows that a file is whole: it gets its name by a rename, or, from servers that have none, an
+#: empty file `<name>.done` beside it. Then a file may be written again under its name: at least once.
+_Completion = Annotated[Literal["rename", "done_file"], Field(exclude_if=unless("rename"))]
 _Port = Annotated[Whole, Field(ge=1, le=65_535)]
-
-
-class Schedule(Model):
-    """When windows are sealed: a cron line in local time of an IANA zone."""
-
-    cron: grammar.Cron
-    zone: grammar.Zone = "UTC"
 
 
 class FileBase(ConnectionBase):
@@ -109,6 +106,7 @@ class SftpConnection(FileBase):
     passphrase: Secret | None = None
     host_keys: Annotated[tuple[grammar.HostKey, ...], Field(min_length=1, max_length=8)]
     directory: grammar.Directory = "."
+    completion: _Completion = "rename"
     timeout: Seconds = 30.0
 
     @model_validator(mode="after")
@@ -133,6 +131,7 @@ class FtpsConnection(FileBase):
     #: PEM certificates of the authority that stands in for the public ones.
     ca: Secret | None = None
     directory: grammar.Directory = "."
+    completion: _Completion = "rename"
     timeout: Seconds = 30.0
 
     @model_validator(mode="before")
@@ -179,7 +178,20 @@ class Account(Model):
     """One file of the connections folder: an account and all its connections."""
 
     account: grammar.AccountId
+    #: Whom its connections may mail; where nothing is said, whoever they name.
+    approved_recipients: Annotated[
+        tuple[approval.Approved, ...],
+        Field(min_length=1, max_length=approval.MAX_APPROVED, exclude_if=unless(())),
+    ] = ()
     connections: Annotated[tuple[Connection, ...], Field(max_length=100)]
+
+    @model_validator(mode="after")
+    def _recipients_are_approved(self) -> Account:
+        mails = [one.recipients for one in self.connections if isinstance(one, EmailConnection)]
+        approved = approval.known(self.approved_recipients)
+        if approved and not all(approval.covers(approved, one) for recipients in mails for one in recipients):
+            raise crossing("a recipient is not among approved_recipients")
+        return self
 
 
 class ConnectionSet(Model):

@@ -1,6 +1,7 @@
 """The advertisers' files as people write them: text in, accounts or every error at once.
 
-A problem says where it stands, what it is and what to do, and never repeats a value.
+A problem says where it stands, what it is and what to do, and never repeats a value. Files that are taken
+may come with warnings, told in the same form.
 """
 
 from __future__ import annotations
@@ -11,15 +12,23 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from schemas import crossing, explain, yaml_lines
+from schemas import advice, crossing, explain, yaml_lines
 from schemas.connection import CROSSING, Account, ConnectionSet
 from schemas.problem import Problem
 from schemas.yaml_lines import Node
 
-__all__ = ["Problem", "assemble", "parse"]
+__all__ = ["Assembled", "Problem", "assemble", "examine", "parse"]
 
 
 _INDEX = re.compile(r"^connections\[\d+\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A set that is taken, and what in its files is still worth a look."""
+
+    connections: ConnectionSet
+    warnings: tuple[Problem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +48,13 @@ def parse(text: str, file: str) -> Account | list[Problem]:
 
 
 def assemble(files: Iterable[tuple[str, str]]) -> ConnectionSet | list[Problem]:
-    """The set that all files (name, text) make up, or the problems of all of them.
+    """The set that all files (name, text) make up, or the problems of all of them."""
+    found = examine(files)
+    return found.connections if isinstance(found, Assembled) else found
+
+
+def examine(files: Iterable[tuple[str, str]]) -> Assembled | list[Problem]:
+    """The set that all files (name, text) make up with its warnings, or the problems of all of them.
 
     No file at all is a problem: an empty folder is far more often a lost mount than a wish.
     """
@@ -50,7 +65,16 @@ def assemble(files: Iterable[tuple[str, str]]) -> ConnectionSet | list[Problem]:
     problems = [problem for read in reads for problem in _ordered(read, between)]
     if problems:
         return problems
-    return ConnectionSet(accounts=tuple(read.account for read in reads if read.account is not None))
+    taken = [(read, read.account, read.root) for read in reads]
+    return Assembled(
+        ConnectionSet(accounts=tuple(account for _, account, _ in taken if account is not None)),
+        tuple(
+            warning
+            for read, account, root in taken
+            if account is not None and root is not None
+            for warning in advice.of(account, root, read.file)
+        ),
+    )
 
 
 def _ordered(read: _Read, between: list[Problem]) -> list[Problem]:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
-from schemas.connection import FILE_KINDS, REFERENCE, Idempotency
+from schemas import approval
+from schemas.connection import FILE_KINDS, NAME, REFERENCE, Idempotency
 from schemas.problem import Problem, join
 from schemas.yaml_lines import Node
 
@@ -44,9 +45,9 @@ _Named = tuple[str, int, str]
 
 
 def within(root: Node, file: str) -> list[Problem]:
-    """Problems between the members of each connection of one file."""
-    found = [fault for where, node in _connections(root) for fault in _connection(node, where)]
-    return [Problem(file, line, where, what, remedy) for line, where, what, remedy in found]
+    """Problems between the members of one file."""
+    found = (fault for where, node in _connections(root) for fault in _connection(node, where))
+    return [Problem(file, *fault) for fault in (*found, *_unapproved(root))]
 
 
 def between(files: Sequence[tuple[str, Node]]) -> list[Problem]:
@@ -153,6 +154,17 @@ def _recipients(node: Node, where: str) -> Iterator[_Named]:
     for index, item in enumerate(_items(node, "recipients")):
         if item.kind == "text":
             yield item.plain.lower(), item.line, f"{where}.recipients[{index}]"
+
+
+def _unapproved(root: Node) -> Iterator[_Fault]:
+    """Addresses of people stay out of the sentence: they are told by their number."""
+    approved = approval.known(str(item.plain) for item in _items(root, "approved_recipients"))
+    for where, node in _connections(root) if approved else ():
+        name = next((f" of {text}" for text, _, _ in _texts([(node, "")], "name") if NAME.match(text)), "")
+        for index, item in enumerate(_items(node, "recipients")):
+            if item.kind == "text" and not approval.covers(approved, item.plain):
+                what = f"recipient {index + 1}{name} is not among the account's approved_recipients"
+                yield item.line, f"{where}.recipients[{index}]", what, "add it there, or leave it out here"
 
 
 def _headers(node: Node, where: str) -> Iterator[_Named]:

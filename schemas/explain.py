@@ -88,16 +88,16 @@ _WANTED = {
     "model_type": "a mapping (name: value)",
     "model_attributes_type": "a mapping (name: value)",
 }
-#: Limits: pydantic's name, the limit's name in its context, what is said.
+#: Limits: pydantic's name, the limit's name in its context, what is said and what to do.
 _LIMITS = {
-    "greater_than": ("gt", "must be more than {}"),
-    "greater_than_equal": ("ge", "must be at least {}"),
-    "less_than": ("lt", "must be less than {}"),
-    "less_than_equal": ("le", "must be at most {}"),
-    "too_short": ("min_length", "needs at least {} entry"),
-    "too_long": ("max_length", "has more than {} entries"),
-    "string_too_short": ("min_length", "needs at least {} character"),
-    "string_too_long": ("max_length", "has more than {} characters"),
+    "greater_than": ("gt", "must be more than {}", "change it"),
+    "greater_than_equal": ("ge", "must be at least {}", "change it"),
+    "less_than": ("lt", "must be less than {}", "change it"),
+    "less_than_equal": ("le", "must be at most {}", "change it"),
+    "too_short": ("min_length", "needs at least {} entry", "add one"),
+    "too_long": ("max_length", "has more than {} entries", "leave some out"),
+    "string_too_short": ("min_length", "needs at least {} character", "write it out"),
+    "string_too_long": ("max_length", "has more than {} characters", "shorten it"),
 }
 
 
@@ -138,8 +138,8 @@ def _say(fault: ErrorDetails, context: Mapping[str, Any]) -> tuple[str, str]:
         remedy = "or give a list of campaign ids" if loc[-1] == "all" else "write one of these"
         return f"must be {context['expected']}", remedy
     if kind in _LIMITS:
-        limit, says = _LIMITS[kind]
-        return says.format(f"{context[limit]:,}"), "change it"
+        limit, says, remedy = _LIMITS[kind]
+        return says.format(f"{context[limit]:,}"), remedy
     if kind == "value_error":
         return "cannot be used", str(context["error"])
     if kind in {MISFIT, CROSSING}:

@@ -15,8 +15,11 @@ from schemas import formats
 from schemas.delivery import window_id
 
 DEFAULT = "{connection}-{date:%Y%m%d}-{number:06}"
-#: With the endings below the 143 bytes that encrypted folders leave for a name.
-MAX_NAME = 120
+#: With the number of a file, what marks one sent again, and the endings below the 143 bytes that encrypted
+#: folders leave for a name.
+MAX_NAME = 100
+#: The most files of one window, whose numbers have three digits.
+MAX_FILES = 999
 #: Of an account's, a connection's or a campaign's name at their longest, when a template is checked.
 _LONGEST = 64
 #: The form of a number: up to twelve digits, more windows than anybody has.
@@ -71,6 +74,11 @@ def wants_campaign(template: str) -> bool:
 def render(template: str, named: Named) -> str:
     """The name without its ending, by a checked template."""
     return _PART.sub(lambda found: _value(*_split(found[1]), named), template)
+
+
+def numbered(name: str, file: int) -> str:
+    """The name, without its ending, of one of several files; 0 where there is only one."""
+    return f"{name}-{file:03}" if file else name
 
 
 def ended(name: str, endings: tuple[str, ...]) -> str:

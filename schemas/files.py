@@ -7,27 +7,19 @@ new, so that a definition keeps its digest.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from schemas import file_name
-from schemas.base import Model, misfit
-from schemas.grammar import Flag, Line, Secret
+from schemas.base import Model, misfit, unless
+from schemas.grammar import Flag, Line, Secret, Whole
 
 Compression = Literal["none", "gzip", "zip"]
 Encoding = Literal["utf-8", "utf-16", "latin-1", "windows-1252"]
-Empty = Literal["skip", "header"]
+Empty = Literal["skip", "header", "note"]
 
 _ENDINGS = {"none": (), "gzip": (".gz",), "zip": (".zip",)}
-
-
-def _unless(default: Any) -> Callable[[Any], bool]:
-    def is_default(value: Any) -> bool:
-        return bool(value == default)
-
-    return is_default
 
 
 class OpenPgp(Model):
@@ -50,20 +42,38 @@ class OpenPgp(Model):
         return self
 
 
+class Split(Model):
+    """The most one file takes; a window with more comes as several files, numbered in their names."""
+
+    rows: Annotated[Whole | None, Field(ge=1, le=10_000_000)] = None
+    #: Of the content, before compression and encryption. A row larger than it has a file of its own.
+    bytes: Annotated[Whole | None, Field(ge=1_000, le=100_000_000_000)] = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Split:
+        if self.rows is None and self.bytes is None:
+            raise misfit("nothing is said where to split", "give rows, bytes or both")
+        return self
+
+
 class _File(Model):
     """What every file has."""
 
     #: Without its ending, which follows from format, compression and encryption.
     name: Annotated[
         str,
-        Field(max_length=200, exclude_if=_unless(file_name.DEFAULT)),
+        Field(max_length=200, exclude_if=unless(file_name.DEFAULT)),
         AfterValidator(file_name.check),
     ] = file_name.DEFAULT
-    compression: Annotated[Compression, Field(exclude_if=_unless("none"))] = "none"
+    compression: Annotated[Compression, Field(exclude_if=unless("none"))] = "none"
     #: Of a zip: AES-256. It reaches the advertiser by another way than the file.
-    password: Annotated[Secret | None, Field(exclude_if=_unless(None))] = None
-    openpgp: Annotated[OpenPgp | None, Field(exclude_if=_unless(None))] = None
-    #: A window without rows: no file, or one without rows.
+    password: Annotated[Secret | None, Field(exclude_if=unless(None))] = None
+    openpgp: Annotated[OpenPgp | None, Field(exclude_if=unless(None))] = None
+    split: Annotated[Split | None, Field(exclude_if=unless(None))] = None
+    #: A document beside the files that lists them: by it the advertiser can tell that all are there, whole.
+    sidecar: Annotated[Flag, Field(exclude_if=unless(False))] = False
+    #: A window without rows: nothing, a file without rows, or word that there was nothing: a mail without a
+    #: file, or the document that lists none.
     empty: Empty = "skip"
 
     @model_validator(mode="after")
@@ -95,7 +105,7 @@ class _File(Model):
 
 
 class CsvFormat(_File):
-    format: Annotated[Literal["csv"], Field(exclude_if=_unless("csv"))] = "csv"
+    format: Annotated[Literal["csv"], Field(exclude_if=unless("csv"))] = "csv"
     delimiter: Literal[",", ";", "\t", "|"] = ","
     header: Flag = True
     #: UTF-8's byte order mark; UTF-16 always begins with its own.
@@ -103,12 +113,12 @@ class CsvFormat(_File):
     #: Guards people's spreadsheets against formulas; corrupts +49… for machines. By default on for email.
     formula_guard: Flag | None = None
     #: `minimal`: only cells that need it.
-    quoting: Annotated[Literal["all", "minimal"], Field(exclude_if=_unless("all"))] = "all"
-    line_end: Annotated[Literal["crlf", "lf"], Field(exclude_if=_unless("crlf"))] = "crlf"
+    quoting: Annotated[Literal["all", "minimal"], Field(exclude_if=unless("all"))] = "all"
+    line_end: Annotated[Literal["crlf", "lf"], Field(exclude_if=unless("crlf"))] = "crlf"
     #: A row that does not fit holds the window: nothing is replaced behind the advertiser's back.
-    encoding: Annotated[Encoding, Field(exclude_if=_unless("utf-8"))] = "utf-8"
+    encoding: Annotated[Encoding, Field(exclude_if=unless("utf-8"))] = "utf-8"
     #: What stands for a missing value.
-    missing: Annotated[Line, Field(max_length=32, exclude_if=_unless(""))] = ""
+    missing: Annotated[Line, Field(max_length=32, exclude_if=unless(""))] = ""
 
     @model_validator(mode="after")
     def _fits(self) -> CsvFormat:
@@ -138,6 +148,12 @@ class XlsxFormat(_File):
 
     format: Literal["xlsx"]
     header: Flag = True
+
+    @model_validator(mode="after")
+    def _splits_at_rows(self) -> XlsxFormat:
+        if self.split is not None and self.split.bytes is not None:
+            raise misfit("how large a sheet gets is known at its end only", "split at rows", "split", "bytes")
+        return self
 
     @property
     def ending(self) -> str:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from difflib import get_close_matches
 from typing import Annotated
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, Field
 
@@ -99,7 +100,10 @@ def _base(value: str) -> str:
 def _mailbox(value: str) -> str:
     local = value.partition("@")[0]
     if not _MAILBOX.fullmatch(value) or len(value) > 254 or len(local) > 64:
-        raise ValueError("give a plain email address such as leads@example.com (ASCII, with a full domain)")
+        raise ValueError(
+            "give a plain email address such as leads@example.com (ASCII, with a full domain; one of another "
+            "script in its xn-- form)"
+        )
     return value
 
 
@@ -141,8 +145,20 @@ def _zone(value: str) -> str:
     try:
         ZoneInfo(value)
     except Exception as error:  # whatever a path-like or damaged name makes zoneinfo raise
-        raise ValueError("give an IANA time zone such as Australia/Sydney") from error
+        raise ValueError(_other_zone(value)) from error
+    # Files beside the zones: of this machine, of no place, or counting leap seconds.
+    if value in {"localtime", "posixrules", "Factory"} or value.startswith(("posix/", "right/")):
+        raise ValueError(_other_zone(value))
     return value
+
+
+def _other_zone(value: str) -> str:
+    """What to write instead of a zone that is unknown: the names have regions, and some were renamed."""
+    known = sorted(available_timezones())
+    place = value.rpartition("/")[2].replace(" ", "_").lower()
+    same = [zone for zone in known if zone.rpartition("/")[2].lower() == place and "/" in zone]
+    near = next(iter(same or get_close_matches(value, known, n=1, cutoff=0.8)), None)
+    return f"give an IANA time zone{f': did you mean {near}?' if near else ' such as Australia/Sydney'}"
 
 
 def _host(value: str) -> str:
@@ -213,6 +229,10 @@ Fingerprint = Annotated[
     ),
 ]
 Cron = Annotated[str, AfterValidator(cron.check)]
+TimeOfDay = Annotated[
+    str,
+    matching(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]", 'write a time of day from "00:00" to "23:59", in quotes'),
+]
 Zone = Annotated[str, AfterValidator(_zone)]
 
 #: YAML's `yes`, '20' and 20.0 are not numbers here: strict, so that a slip is an error and not a 1.

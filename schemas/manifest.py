@@ -10,7 +10,7 @@ from typing import Any
 from schemas.codec import SingleObject, Undecodable
 from schemas.delivery import window_id
 
-_CODEC = SingleObject("manifest.v1")
+_CODEC = SingleObject("manifest.v1", "manifest.v2")
 
 
 class Kind(StrEnum):
@@ -37,8 +37,21 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Artefact:
+    """One file of a window: rows without a header, bytes and SHA-256 in hex as it was sent, and `plain`, the
+    SHA-256 of its content before compression and encryption.
+    """
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    plain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The fields are described in `avro/manifest.v1.avsc`."""
+    """The fields are described in `avro/manifest.v2.avsc`."""
 
     kind: Kind
     at: datetime
@@ -55,6 +68,10 @@ class Manifest:
     slot: str | None = None
     marks: tuple[Mark, ...] = ()
     outcome: str | None = None
+    account_id: str | None = None
+    sealed_at: datetime | None = None
+    first_byte: tuple[int, ...] = ()
+    artefacts: tuple[Artefact, ...] = ()
 
     @property
     def key(self) -> str:
@@ -69,6 +86,8 @@ class Manifest:
         datum = {name: getattr(self, name) for name in self.__slots__}
         datum["marks"] = [mark.as_avro() for mark in self.marks]
         datum["starts"] = None if self.starts is None else list(self.starts)
+        datum["first_byte"] = list(self.first_byte)
+        datum["artefacts"] = [asdict(artefact) for artefact in self.artefacts]
         return _CODEC.encode(datum)
 
 
@@ -84,4 +103,11 @@ def decode(value: bytes) -> Manifest:
         kind = Kind(datum.pop("kind"))
     except ValueError as error:
         raise Undecodable("a kind of manifest newer than this version") from error
-    return Manifest(kind=kind, marks=marks, starts=None if starts is None else tuple(starts), **datum)
+    return Manifest(
+        kind=kind,
+        marks=marks,
+        starts=None if starts is None else tuple(starts),
+        first_byte=tuple(datum.pop("first_byte")),
+        artefacts=tuple(Artefact(**artefact) for artefact in datum.pop("artefacts")),
+        **datum,
+    )

@@ -9,7 +9,7 @@ import ftplib
 import ssl
 
 from batcher.channels import Hold, Retry
-from batcher.channels.line import broken
+from batcher.channels.line import broken, cannot_rename
 
 _TOO_OLD = {"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "NO_PROTOCOLS_AVAILABLE"}
 _UNKNOWN_COMMAND = {500, 502, 504, 534, 536}
@@ -55,6 +55,13 @@ def refusal(code: int, where: str, doing: str) -> Hold:
         _NAME_REFUSED: "allows no such file there: check `directory` and our rights there",
     }
     return Hold(f"while {doing} {where} {reasons.get(code, 'refuses')} (FTP reply {code})")
+
+
+def rename_refusal(code: int, where: str) -> Hold:
+    """A reply of the 500s to RNFR or RNTO, where the file is there."""
+    if code in _UNKNOWN_COMMAND or code == _NO_FILE:
+        return cannot_rename(where, f"FTP reply {code}")
+    return refusal(code, where, "renaming a file")
 
 
 def code_of(error: Exception) -> int:

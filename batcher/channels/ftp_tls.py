@@ -18,9 +18,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from batcher.channels import Hold, Retry
+from batcher.channels.dial import PUBLIC_ONLY, dial
 from batcher.channels.ftp_replies import code_of, explain
 from batcher.channels.line import Trouble, cut_after, late
 from batcher.channels.upload import path_in
+from consumer.addresses import Policy
 
 #: A reply of more lines is no reply.
 MAX_REPLY_LINES = 200
@@ -35,7 +37,7 @@ class Target:
     """Where files go. The password is resolved; `timeout` is seconds per step.
 
     `certificates`: SHA-256 fingerprints in hexadecimal, which then alone decide. `ca`: PEM that stands in
-    for the system's authorities.
+    for the system's authorities. `policy`: the addresses that `host` may stand for.
     """
 
     host: str
@@ -47,6 +49,7 @@ class Target:
     implicit: bool = False
     certificates: tuple[str, ...] = ()
     ca: str | None = field(default=None, repr=False)
+    policy: Policy = PUBLIC_ONLY
 
     @property
     def where(self) -> str:
@@ -70,7 +73,7 @@ class Line(ftplib.FTP_TLS):
 
     def dial(self) -> None:
         target = self._target
-        self.sock = line = socket.create_connection((target.host, target.port), target.timeout)
+        self.sock = line = dial(target.host, target.port, target.timeout, target.policy)
         line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_KEEPIDLE"):
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE)
@@ -161,10 +164,13 @@ class Line(ftplib.FTP_TLS):
         super().close()
 
     def _passive(self) -> socket.socket:
-        """To the control connection's address: the one the server tells is often behind its firewall."""
-        host, port = self.makepasv()
+        """To the control connection's address: the one the server tells is often behind its firewall, and
+        was not judged.
+        """
+        assert self.sock is not None
+        _, port = self.makepasv()
         try:
-            return socket.create_connection((host, port), self._target.timeout)
+            return socket.create_connection((self.sock.getpeername()[0], port), self._target.timeout)
         except (OSError, OverflowError) as error:
             where = self._target.where
             why = "its passive ports must be open to us"

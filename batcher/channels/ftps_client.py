@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from batcher.channels import Hold
-from batcher.channels.ftp_replies import code_of
+from batcher.channels.ftp_replies import code_of, rename_refusal
 from batcher.channels.ftp_tls import Login, explained
 from batcher.channels.line import Trouble
 
@@ -42,16 +42,14 @@ class Client:
 
     def create(self, path: str) -> bytes:
         with self._asking("creating a file"):
-            if self._size(path) is not None:
+            if self._shown(path) is not None:
                 raise Trouble(Hold(f"a file {path} is already there: find out whose it is and move it away"))
-            try:
-                self._line.open_data(f"STOR {path}")
-            except ftplib.error_perm as refused:
-                if code_of(refused) in {_NO_FILE, _NAME_REFUSED} and not self._found(self.target.directory):
-                    where = self.target.where
-                    raise Trouble(Hold(f"{where} knows no such folder: check `directory`")) from refused
-                raise
-        return b""
+        return self._stored(path)
+
+    def replace(self, path: str) -> bytes:
+        if self.shown(path) is not None:
+            self.remove(path)
+        return self._stored(path)
 
     def write(self, handle: bytes, offset: int, content: bytes) -> None:  # noqa: ARG002 - in order, to one file
         with self._asking("writing"):
@@ -75,13 +73,21 @@ class Client:
         with self._asking("looking for a file"):
             return self._size(path)
 
+    def shown(self, path: str) -> int | None:
+        """By SIZE alone."""
+        with self._asking("looking for a file"):
+            return self._shown(path)
+
     def has_folder(self, path: str) -> bool:
         with self._asking("looking for the folder"):
             return self._found(path)
 
     def rename(self, old: str, new: str) -> None:
         with self._asking("renaming a file"):
-            self._line.rename(old, new)
+            try:
+                self._line.rename(old, new)
+            except ftplib.error_perm as refused:
+                raise Trouble(rename_refusal(code_of(refused), self.target.where)) from refused
 
     def remove(self, path: str) -> None:
         with self._asking("removing a file"):
@@ -124,20 +130,37 @@ class Client:
         else:
             self._line.drop_data()
 
-    def _size(self, path: str) -> int | None:
-        try:
-            reply = self._line.sendcmd(f"SIZE {path}").split()
-            return int(reply[1]) if len(reply) > 1 and reply[1].isdecimal() else 0
-        except ftplib.error_perm as refused:
-            if code_of(refused) != _NO_FILE or _DENIED.search(str(refused)):
+    def _stored(self, path: str) -> bytes:
+        with self._asking("creating a file"):
+            try:
+                self._line.open_data(f"STOR {path}")
+            except ftplib.error_perm as refused:
+                if code_of(refused) in {_NO_FILE, _NAME_REFUSED} and not self._found(self.target.directory):
+                    where = self.target.where
+                    raise Trouble(Hold(f"{where} knows no such folder: check `directory`")) from refused
                 raise
+        return b""
+
+    def _size(self, path: str) -> int | None:
+        shown = self._shown(path)
+        if shown is not None:
+            return shown
         try:
             self._line.sendcmd(f"RNFR {path}")
         except ftplib.error_perm as refused:
             if code_of(refused) != _NO_FILE or _DENIED.search(str(refused)):
-                raise
+                raise Trouble(rename_refusal(code_of(refused), self.target.where)) from refused
             return None
         return 0
+
+    def _shown(self, path: str) -> int | None:
+        try:
+            reply = self._line.sendcmd(f"SIZE {path}").split()
+        except ftplib.error_perm as refused:
+            if code_of(refused) != _NO_FILE or _DENIED.search(str(refused)):
+                raise
+            return None
+        return int(reply[1]) if len(reply) > 1 and reply[1].isdecimal() else 0
 
     def _found(self, folder: str) -> bool:
         """Whether there is such a folder, from where a session begins."""

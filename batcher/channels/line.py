@@ -56,3 +56,11 @@ def broken(error: Exception, where: str, doing: str) -> Retry:
             return Retry(f"{where} did not answer in time while {doing}")
         case _:
             return Retry(f"the connection to {where} broke while {doing} ({type(error).__name__})")
+
+
+def cannot_rename(where: str, answer: str) -> Hold:
+    """What a refusal to rename means, where both names are right. Pure."""
+    return Hold(
+        f"{where} does not rename files for us ({answer}): have the advertiser allow it, or set "
+        "`completion: done_file`, which does without and delivers at least once"
+    )

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from batcher.channels import Hold, Retry
 from batcher.channels.line import cut_after
-from batcher.channels.mime import address, build
+from batcher.channels.mime import Attachment, address, build
 
-__all__ = ["Fenced", "Relay", "Sent", "Uncertain", "build", "send"]
+__all__ = ["Attachment", "Fenced", "Refused", "Relay", "Sent", "Uncertain", "build", "send"]
 
 #: RFC 5321 4.5.3.2.6: a server may take 10 minutes to answer the end of the data, and asking earlier doubles.
 FINAL_REPLY = 600.0
@@ -78,20 +78,27 @@ class Uncertain:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The recipient's mail system refuses this recipient for good; nothing was sent."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fenced:
     """`before_data` said no; nothing was sent."""
 
 
 def send(
     relay: Relay, envelope_from: str, recipient: str, raw: bytes, before_data: Callable[[], bool]
-) -> Sent | Retry | Hold | Uncertain | Fenced:
+) -> Sent | Refused | Retry | Hold | Uncertain | Fenced:
     """One transaction.
 
     `before_data` runs when the recipient is accepted and nothing of the mail is sent: there the intent is
     made durable. Where it answers False nothing is sent; what it raises passes through.
 
-    Retry and Hold mean: surely not delivered. Raises ValueError where an address is none, or `raw` has
-    line ends other than CRLF, which some relays would take for the end of the data.
+    Retry, Hold and Refused mean: surely not delivered. Raises ValueError where an address is none, or `raw`
+    has line ends other than CRLF, which some relays would take for the end of the data.
     """
     for mailbox in (envelope_from, recipient):
         address(mailbox)
@@ -122,7 +129,7 @@ class _Smtp(smtplib.SMTP):
 
 def _prepare(
     smtp: smtplib.SMTP, relay: Relay, context: ssl.SSLContext | None, sender: str, recipient: str, size: int
-) -> Retry | Hold | None:
+) -> Refused | Retry | Hold | None:
     """None when the relay has accepted the recipient."""
     code, reply = smtp.connect(relay.host, relay.port)
     if code != 220:
@@ -139,9 +146,14 @@ def _prepare(
             f"the mail has {size} bytes, {relay.where} takes {int(most)}: send fewer rows or use SFTP"
         )
     code, reply = smtp.mail(sender, [f"SIZE={size}"] if smtp.has_extn("size") else [])
-    if code == 250:
-        code, reply = smtp.rcpt(recipient)
-    return None if code in {250, 251} else refusal(code, reply, relay.where)
+    if code != 250:
+        return refusal(code, reply, relay.where)
+    code, reply = smtp.rcpt(recipient)
+    if code in {250, 251}:
+        return None
+    if for_good(code, reply):
+        return Refused(f"{relay.where} refuses a recipient ({code} {_readable(reply)})")
+    return refusal(code, reply, relay.where)
 
 
 def _data(smtp: smtplib.SMTP, relay: Relay, raw: bytes) -> Sent | Retry | Hold | Uncertain:
@@ -191,6 +203,13 @@ def refusal(code: int, reply: bytes, where: str) -> Retry | Hold:
     if 500 <= code <= 599:
         return Hold(f"{where} refuses the mail ({answer}): check the recipient's address and our sender")
     return Retry(f"{where} does not take the mail now ({answer})")
+
+
+def for_good(code: int, reply: bytes) -> bool:
+    """Whether this mailbox is refused, and not we or our mail (RFC 5321 4.2.2, RFC 3463 3.3). Pure."""
+    if code == 552:
+        return b"5.2." in reply
+    return code in {521, 550, 551, 553, 556} and b"5.7." not in reply
 
 
 def explain(error: Exception, where: str) -> Retry | Hold:

@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from email.errors import HeaderParseError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP as CRLF_POLICY
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """`kind`: its media type; `charset` of a text."""
+
+    name: str
+    content: bytes
+    kind: str = "text/csv"
+    charset: str = "utf-8"
 
 
 def build(
@@ -23,18 +35,15 @@ def build(
     subject: str,
     text: str,
     html: str,
-    attachment_name: str,
-    attachment: bytes,
-    attachment_type: str = "text/csv",
-    charset: str = "utf-8",
+    attachments: Sequence[Attachment],
 ) -> bytes:
     """The mail as it goes over the line: CRLF, ASCII, no line near the 998 characters SMTP allows.
 
-    `message_id` as `<…@…>`, `date` aware, `charset` of a text that is attached. The same arguments give
-    the same bytes. Raises ValueError where a value holds a line break or another control character, or an
-    address is none.
+    `message_id` as `<…@…>`, `date` aware. The same arguments give the same bytes. Raises
+    ValueError where a value holds a line break or another control character, or an address is none.
     """
-    for name, value in {"message_id": message_id, "subject": subject, "file name": attachment_name}.items():
+    named = [("message_id", message_id), ("subject", subject), *(("file name", a.name) for a in attachments)]
+    for name, value in named:
         if not value.isprintable():
             raise ValueError(f"the mail's {name} must be one line of printable text")
     if not re.fullmatch(r"<[^\s<>@]{1,200}@[^\s<>@]{1,50}>", message_id) or date.tzinfo is None:
@@ -49,9 +58,12 @@ def build(
     # Quoted-printable and base64 hold no "=_", which begins every boundary: none can end a part early.
     mail.set_content(text, cte="quoted-printable")
     mail.add_alternative(html, subtype="html", cte="quoted-printable")
-    kind, _, subtype = attachment_type.partition("/")
-    params = {"charset": charset} if kind == "text" else {}
-    mail.add_attachment(attachment, maintype=kind, subtype=subtype, filename=attachment_name, params=params)
+    for attached in attachments:
+        kind, _, subtype = attached.kind.partition("/")
+        params = {"charset": attached.charset} if kind == "text" else {}
+        mail.add_attachment(
+            attached.content, maintype=kind, subtype=subtype, filename=attached.name, params=params
+        )
     for number, part in enumerate(part for part in mail.walk() if part.is_multipart()):
         part.set_boundary(f"=_{hashlib.sha256(f'{number}{message_id}'.encode()).hexdigest()[:40]}")
     return mail.as_bytes()

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
+from stat import S_ISDIR
 from typing import TYPE_CHECKING
 
 import paramiko
-from paramiko.sftp import CMD_CLOSE, CMD_EXTENDED, CMD_HANDLE, CMD_OPEN, CMD_WRITE, SFTPError, int64
+from paramiko.sftp import (
+    CMD_CLOSE,
+    CMD_EXTENDED,
+    CMD_HANDLE,
+    CMD_NAME,
+    CMD_OPEN,
+    CMD_OPENDIR,
+    CMD_READDIR,
+    CMD_WRITE,
+    SFTPError,
+    int64,
+)
 
 from batcher.channels import Hold
-from batcher.channels.line import Trouble
+from batcher.channels.line import Trouble, cannot_rename
 from batcher.channels.ssh import Login, explained
 
 #: What every server takes in one write.
@@ -24,9 +35,11 @@ CHUNK = 32 * 1024
 WRITES_AHEAD = 8
 #: A folder with more entries is not searched further: our own temporary files are few.
 MAX_LISTED = 10_000
+#: Nor is one whose server goes on without naming any: OpenSSH names 100 at a time.
+MAX_LISTINGS = 1_000
 
 _CREATE_NEW = 0x02 | 0x08 | 0x20  # SSH_FXF_WRITE, CREAT, EXCL
-_EOF, _NO_SUCH_FILE, _PERMISSION_DENIED, _OP_UNSUPPORTED = 1, 2, 3, 8  # SSH_FX_…
+_EOF, _NO_SUCH_FILE, _PERMISSION_DENIED, _FAILURE, _OP_UNSUPPORTED = 1, 2, 3, 4, 8  # SSH_FX_…
 
 
 class Client:
@@ -44,7 +57,16 @@ class Client:
 
     def create(self, path: str) -> bytes:
         with self._asking("creating a file"):
-            return self._sftp.create(path)
+            try:
+                return self._sftp.create(path)
+            except _RefusedError as refused:
+                self._require_folder(refused)
+                raise
+
+    def replace(self, path: str) -> bytes:
+        if self.size(path) is not None:
+            self.remove(path)
+        return self.create(path)
 
     def write(self, handle: bytes, offset: int, content: bytes) -> None:
         with self._asking("writing"):
@@ -63,15 +85,33 @@ class Client:
             except _RefusedError as refused:
                 if refused.code == _NO_SUCH_FILE:
                     return None
+                self._require_folder(refused)
                 raise
 
+    def shown(self, path: str) -> int | None:
+        return self.size(path)
+
     def has_folder(self, path: str) -> bool:
-        return self.size(path) is not None
+        """Also where the server does not tell a folder from a file."""
+        with self._asking("looking for the folder"):
+            try:
+                mode = self._sftp.stat(path).st_mode
+            except _RefusedError as refused:
+                if refused.code in {_NO_SUCH_FILE, _FAILURE}:
+                    return False
+                raise
+            return mode is None or S_ISDIR(mode)
 
     def rename(self, old: str, new: str) -> None:
         """Never over an existing file, as far as the server keeps to the protocol."""
         with self._asking("renaming a file"):
-            self._sftp.rename(old, new)
+            try:
+                self._sftp.rename(old, new)
+            except _RefusedError as refused:
+                if refused.code == _NO_SUCH_FILE:
+                    raise
+                answer = f"SFTP status {refused.code}"
+                raise Trouble(cannot_rename(self.target.where, answer)) from refused
 
     def remove(self, path: str) -> None:
         with self._asking("removing a file"):
@@ -82,14 +122,19 @@ class Client:
                     raise
 
     def names(self, folder: str) -> list[str]:
-        """The first MAX_LISTED, in the server's order."""
+        """About the first MAX_LISTED, in the server's order."""
         with self._asking("listing the folder"):
-            return [entry.filename for entry in islice(self._sftp.listdir_iter(folder), MAX_LISTED)]
+            return self._sftp.names(folder)
 
     def read(self, path: str) -> Iterator[bytes]:
         with self._asking("reading a file back"), self._sftp.open(path, "rb") as remote:
             while chunk := remote.read(CHUNK):
                 yield chunk
+
+    def _require_folder(self, refused: _RefusedError) -> None:
+        """The usual reason of a refusal that gives none."""
+        if refused.code == _FAILURE and not self.has_folder(self.target.directory):
+            raise _RefusedError(_NO_SUCH_FILE) from refused
 
     @contextmanager
     def _asking(self, doing: str) -> Iterator[None]:
@@ -140,6 +185,29 @@ class _Sftp(paramiko.SFTPClient):
             if refused.code != _OP_UNSUPPORTED:
                 raise
         self._request(CMD_CLOSE, handle)
+
+    def names(self, folder: str) -> list[str]:
+        """Unlike paramiko's own: also names that are no UTF-8, and an end where the server has none."""
+        kind, answer = self._request(CMD_OPENDIR, folder)
+        if kind != CMD_HANDLE:
+            raise SFTPError("no handle")
+        handle = answer.get_binary()
+        found: list[str] = []
+        for _ in range(MAX_LISTINGS):
+            try:
+                kind, answer = self._request(CMD_READDIR, handle)
+            except EOFError:
+                break
+            if kind != CMD_NAME:
+                raise SFTPError("no names")
+            for _ in range(min(answer.get_int(), MAX_LISTED)):
+                found.append(answer.get_binary().decode(errors="replace"))
+                answer.get_binary()
+                paramiko.SFTPAttributes._from_msg(answer)  # type: ignore[attr-defined]  # noqa: SLF001 - its only parser
+            if len(found) >= MAX_LISTED:
+                break
+        self._request(CMD_CLOSE, handle)
+        return found
 
     def _drain(self, leaving: int) -> None:
         while self._unanswered > leaving:

@@ -18,8 +18,10 @@ from functools import partial
 import paramiko
 
 from batcher.channels import Hold, Retry
+from batcher.channels.dial import PUBLIC_ONLY, dial
 from batcher.channels.line import Trouble, broken, cut_after, late
 from batcher.channels.upload import path_in
+from consumer.addresses import Policy
 
 #: Seconds. Under the shortest idle limits of servers and firewalls, for a file that is slow to render.
 KEEPALIVE = 15
@@ -34,7 +36,10 @@ logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where files go. Secrets are resolved; `host_keys` are `SHA256:…`; `timeout` is seconds per step."""
+    """Where files go. Secrets are resolved; `host_keys` are `SHA256:…`; `timeout` is seconds per step.
+
+    `policy`: the addresses that `host` may stand for.
+    """
 
     host: str
     port: int
@@ -45,6 +50,7 @@ class Target:
     password: str | None = field(default=None, repr=False)
     private_key: str | None = field(default=None, repr=False)
     passphrase: str | None = field(default=None, repr=False)
+    policy: Policy = PUBLIC_ONLY
 
     @property
     def where(self) -> str:
@@ -91,7 +97,7 @@ def _dial(
 ) -> Login:
     limit = target.timeout
     with explained(target, "connecting"):
-        line = socket.create_connection((target.host, target.port), limit)
+        line = dial(target.host, target.port, limit, target.policy)
         stack.callback(line.close)
         # Without it every unpipelined request waits for the peer's delayed acknowledgement.
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -3,24 +3,29 @@
 The law: content goes to a temporary name nobody else uses; once that is durable as `Uploaded`, only
 `deliver` runs, as often as it takes. It looks before it renames and after a rename that was refused, and
 never overwrites. This assumes that nobody else deletes our temporary file.
+
+Where a server cannot rename, `place` writes under the final name and `done` adds an empty file that says so:
+at least once, for a receiver that touches no file before its `.done`. One that has it is never replaced.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO, Protocol, cast
 
 from batcher.channels import Hold, Retry
 from batcher.channels.line import Trouble
+from batcher.channels.remote_file import RemoteFile, Writer
 from batcher.channels.resolution import Renamed, RenameNow, Seen, Uploaded, resolve
 
-__all__ = ["WITHIN", "Client", "Folder", "Renamed", "Session", "Uploaded", "opened", "path_in"]
+__all__ = ["DONE", "WITHIN", "Client", "Folder", "Renamed", "Session", "Uploaded", "opened", "path_in"]
 
 #: Seconds from dialling to the last reply of one transfer: a large file on a slow line, never a stuck one.
 WITHIN = 900.0
+#: Behind a file's name: the name of the empty file that says it is whole.
+DONE = ".done"
 
 
 class Folder(Protocol):
@@ -31,11 +36,9 @@ class Folder(Protocol):
     def path(self, name: str) -> str: ...
 
 
-class Client(Protocol):
+class Client(Writer, Protocol):
     """The requests of one connection. Paths are the server's; each method raises Trouble and nothing else."""
 
-    #: Bytes of one `write`.
-    chunk: int
     #: Whether the end of a file may be lost on the way although the server says it has all of it.
     lossy: bool
 
@@ -45,13 +48,14 @@ class Client(Protocol):
     def create(self, path: str) -> bytes:
         """The handle of a new file; a file that exists is refused."""
 
-    def write(self, handle: bytes, offset: int, content: bytes) -> None: ...
-
-    def finish(self, handle: bytes) -> None:
-        """On the server's disk, as far as it can say so, and closed."""
+    def replace(self, path: str) -> bytes:
+        """The handle of a new file; one that exists is removed first, so who still writes it does no harm."""
 
     def size(self, path: str) -> int | None:
         """In bytes, None where there is no such file; 0 where the server does not tell."""
+
+    def shown(self, path: str) -> int | None:
+        """As `size`, but one look, which may miss a file: not for what follows from its absence."""
 
     def has_folder(self, path: str) -> bool: ...
 
@@ -65,6 +69,13 @@ class Client(Protocol):
         """Of its files, as far as the server shows them."""
 
     def read(self, path: str) -> Iterator[bytes]: ...
+
+
+_FOLDER_GONE = Hold("the folder is gone: check `directory` with the advertiser")
+
+
+class _ShortError(Trouble):
+    """The server lacks some of the file, over a line that still works."""
 
 
 class Session:
@@ -82,17 +93,54 @@ class Session:
         """
         path = self._target.path(name)
         try:
-            remote = _RemoteFile(self._client, self._client.create(path))
+            handle = self._client.create(path)
             try:
-                write(cast("BinaryIO", remote))
-                return self._checked(path, Uploaded(name, remote.finish(), remote.sha256))
+                return self._filled(name, handle, write)
             except BaseException as error:
-                if not (isinstance(error, Trouble) and isinstance(error.value, Retry)):
+                cut = isinstance(error, Trouble) and isinstance(error.value, Retry)
+                if not cut or isinstance(error, _ShortError):
                     with suppress(Trouble):
                         self._client.remove(path)
                 raise
         except Trouble as trouble:
             return trouble.value
+
+    def place(self, name: str, write: Callable[[BinaryIO], object]) -> Uploaded | Retry | Hold:
+        """As `upload`, straight under its final name. What a former try left there is replaced.
+
+        What fails stays: by then it may be another worker's, and without its `.done` it is nothing.
+        """
+        try:
+            if self._client.shown(self._target.path(name + DONE)) is not None:
+                return Hold(
+                    f"{name}{DONE} is already there, so a file {name} counts as whole: "
+                    "find out with the advertiser whether it was taken, and move both away"
+                )
+            return self._filled(name, self._client.replace(self._target.path(name)), write)
+        except Trouble as trouble:
+            return trouble.value
+
+    def done(self, placed: Uploaded) -> Renamed | Retry | Hold:
+        """Say that a placed file is whole. After Retry the outcome may be unknown: ask again.
+
+        Placed and gone without its `.done` means taken, as with a temporary file.
+        """
+        path, marker = self._target.path(placed.name), self._target.path(placed.name + DONE)
+        try:
+            if self._client.shown(marker) is not None:
+                return Renamed()
+            size = self._client.shown(path)
+            if size is None and self._client.size(path) is None:
+                return Renamed() if self._client.has_folder(self._target.directory) else _FOLDER_GONE
+            if size != placed.size:
+                return Hold(
+                    f"the placed file {placed.name} now has {size} bytes instead of {placed.size}: "
+                    "ask the advertiser what changed it"
+                )
+            self._client.finish(self._client.replace(marker))
+        except Trouble as trouble:
+            return trouble.value
+        return Renamed()
 
     def deliver(self, uploaded: Uploaded, final: str) -> Renamed | Retry | Hold:
         """Give it its final name. After Retry the outcome may be unknown: ask again on a new connection."""
@@ -122,18 +170,22 @@ class Session:
     def list_parts(self, prefix: str) -> tuple[str, ...] | Retry | Hold:
         """Names in the folder that begin with `prefix`, for the sweep of what dead workers left."""
         try:
-            return tuple(n for n in self._client.names(self._target.directory) if n.startswith(prefix))
+            names = self._client.names(self._target.directory)
         except Trouble as trouble:
             return trouble.value
+        return tuple(name for name in names if name.startswith(prefix) and "/" not in name)
 
-    def _checked(self, path: str, uploaded: Uploaded) -> Uploaded:
-        size = self._client.size(path)
+    def _filled(self, name: str, handle: bytes, write: Callable[[BinaryIO], object]) -> Uploaded:
+        """The file behind `handle` written, and as long as what was sent. Raises Trouble."""
+        remote = RemoteFile(self._client, handle)
+        write(cast("BinaryIO", remote))
+        uploaded = Uploaded(name, remote.finish(), remote.sha256)
+        size = self._client.size(self._target.path(name))
         if size == uploaded.size:
             return uploaded
         seen = "is gone" if size is None else f"has {size} bytes instead of {uploaded.size}"
         if self._client.lossy and size is not None:
-            self._client.remove(path)
-            raise Trouble(Retry(f"the file just uploaded {seen}: the line was cut, or its disk is full"))
+            raise _ShortError(Retry(f"the file just uploaded {seen}: the line was cut, or its disk is full"))
         raise Trouble(
             Hold(f"the file just uploaded {seen}: its disk may be full, or something takes files away")
         )
@@ -146,7 +198,7 @@ class Session:
         )
         if temporary is None and not self._client.has_folder(self._target.directory):
             # From a folder that is away nothing can be concluded about the files in it.
-            return Hold("the folder is gone: check `directory` with the advertiser")
+            return _FOLDER_GONE
         same = temporary is not None and present == uploaded.size and self._holds(final_path, uploaded.sha256)
         verdict = resolve(Seen(temporary, present, same), uploaded, final)
         if verdict == Renamed(leftover=True):
@@ -164,44 +216,6 @@ class Session:
                 raise
             return False  # we may write there but not read
         return digest.hexdigest() == sha256
-
-
-class _RemoteFile(io.BufferedIOBase):
-    """The new file, as something to write to."""
-
-    def __init__(self, client: Client, handle: bytes) -> None:
-        self._client = client
-        self._handle = handle
-        self._pending = bytearray()
-        self._digest = hashlib.sha256()
-        self._sent = 0
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]
-        self._pending += content
-        while len(self._pending) >= self._client.chunk:
-            self._send(self._client.chunk)
-        return len(content)
-
-    def finish(self) -> int:
-        """The size of the whole file in bytes, once the server has it all."""
-        if self._pending:
-            self._send(len(self._pending))
-        self._client.finish(self._handle)
-        return self._sent
-
-    def _send(self, length: int) -> None:
-        chunk = bytes(self._pending[:length])
-        del self._pending[:length]
-        self._client.write(self._handle, self._sent, chunk)
-        self._digest.update(chunk)
-        self._sent += length
 
 
 @contextmanager

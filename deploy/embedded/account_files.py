@@ -44,8 +44,10 @@ def write(
             for planned in plan.connections
             if planned.account == account
         ]
+        mailed = [box for one in plan.connections if one.account == account for box in one.recipients]
+        approved = {"approved_recipients": sorted(set(mailed))} if mailed else {}
         text = yaml.safe_dump(
-            {"account": account, "connections": entries}, sort_keys=False, allow_unicode=True
+            {"account": account, **approved, "connections": entries}, sort_keys=False, allow_unicode=True
         )
         (folder / f"{account}.yaml").write_text(text, "utf-8")
 

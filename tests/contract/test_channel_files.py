@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,8 @@ from typing import BinaryIO
 import pytest
 
 from batcher.channels import Hold, Retry, ftps, sftp
-from batcher.channels.upload import Renamed
+from batcher.channels.upload import Renamed, Session, Uploaded
+from consumer.addresses import Policy
 from deploy.embedded.processes import free_port
 from tests.support.certificates import Authority
 from tests.support.channels import (
@@ -26,53 +29,68 @@ from tests.support.channels import (
     deliver_with_the_reply_lost,
     fill,
     opened,
+    place_as_flush_does,
     saying,
     sent,
     through,
     uploaded,
 )
 from tests.support.ftps_server import ftps_server
+from tests.support.peers import LOCAL
 from tests.support.proxy import proxy
-from tests.support.receivers import sftp_receiver
+from tests.support.receivers import eventually, sftp_receiver
 from tests.support.sshd import MISSING, sshd
 from tests.support.vsftpd import find, vsftpd
+
+#: A name that is no UTF-8.
+LATIN = os.fsdecode(b"caf\xe9.csv")
+
+
+def placed(target: Target) -> object:
+    with connect(target) as session:
+        return session.place("two.csv", fill) if isinstance(session, Session) else session
+
+
+def named(target: Target, found: Uploaded) -> object:
+    with connect(target) as session:
+        return session.deliver(found, "one.csv") if isinstance(session, Session) else session
 
 
 @contextmanager
 def server(kind: str, folder: Path) -> Iterator[Place]:
-    """Its files begin in a folder of their own."""
-    if kind == "asyncssh":
-        with sftp_receiver(folder, {"acme": {"password": "sesame"}}) as ssh:
+    """Its files begin in a folder of their own. In `kind` may stand what it does not allow."""
+    keeps, reads = "no rename" in kind, "read only" in kind
+    if "asyncssh" in kind:
+        options = ["--no-rename"] if keeps else []
+        with sftp_receiver(folder, {"acme": {"password": "sesame"}}, *options) as ssh:
             given = ("127.0.0.1", ssh.port, "acme", (ssh.words[1],), ".", 10.0)
-            yield Place(sftp.Target(*given, password="sesame"), folder / "acme")
+            yield Place(sftp.Target(*given, password="sesame", policy=LOCAL), folder / "acme")
         return
-    if kind == "openssh":
+    if "openssh" in kind:
         if MISSING:
             pytest.skip(MISSING)
-        with sshd(folder) as openssh:
-            given = (
-                "127.0.0.1",
-                openssh.port,
-                openssh.username,
-                (openssh.fingerprints["ed25519"],),
-                ".",
-                10.0,
-            )
-            yield Place(sftp.Target(*given, private_key=openssh.private_key), openssh.folder)
+        options = ["-P", "rename,posix-rename"] if keeps else ["-R"] if reads else []
+        with sshd(folder, *options) as openssh:
+            pins = (openssh.fingerprints["ed25519"],)
+            target = sftp.Target("127.0.0.1", openssh.port, openssh.username, pins, ".", 10.0, policy=LOCAL)
+            yield Place(dataclasses.replace(target, private_key=openssh.private_key), openssh.folder)
         return
     authority = Authority(folder)
     program, implicit = find() if "vsftpd" in kind else "", "implicit" in kind
-    target = ftps.Target(
-        "localhost", 0, "anonymous", ".", 10.0, "a@b.example", implicit, ca=authority.pem.decode()
-    )
+    given = ("localhost", 0, "anonymous", ".", 10.0, "a@b.example", implicit)
+    target = ftps.Target(*given, ca=authority.pem.decode(), policy=LOCAL)
     if isinstance(program, Path):
-        with vsftpd(program, folder / "vsftpd", authority.issue("localhost"), implicit=implicit) as debian:
+        certificate = authority.issue("localhost")
+        limits = {"cmds_denied": "RNFR,RNTO"} if keeps else {"write_enable": "NO"} if reads else {}
+        with vsftpd(program, folder / "vsftpd", certificate, implicit=implicit, **limits) as debian:
             yield Place(dataclasses.replace(target, port=debian.port, directory="files"), debian.folder)
         return
     if program:
         pytest.skip(program)
     users = {"anonymous": "a@b.example"}
     with ftps_server(folder / "files", authority.server("localhost"), users, implicit=implicit) as ours:
+        if keeps:
+            ours.faults.refuse = {"RNFR": "502 not here"}
         yield Place(dataclasses.replace(target, port=ours.port), folder / "files")
 
 
@@ -111,6 +129,7 @@ def test_sizes(place: Place, size: int) -> None:
 
 
 def test_parts_are_listed_and_removed(place: Place) -> None:
+    (place.folder / LATIN).touch()
     with connect(place.target) as session:
         for name in (".acme-1.a.part", ".acme-1.b.part", ".other-1.part"):
             uploaded(opened(session).upload(name, fill))
@@ -119,7 +138,7 @@ def test_parts_are_listed_and_removed(place: Place) -> None:
         assert sorted(found) == [".acme-1.a.part", ".acme-1.b.part"]
         assert session.remove(".acme-1.a.part") is None
         assert session.remove(".acme-1.a.part") is None
-    assert place.names() == [".acme-1.b.part", ".other-1.part"]
+    assert place.names() == [".acme-1.b.part", ".other-1.part", LATIN]
 
 
 def test_what_the_writer_raises_passes_through_and_leaves_nothing(place: Place) -> None:
@@ -167,10 +186,36 @@ def test_nothing_is_concluded_from_a_folder_that_is_away(place: Place) -> None:
         assert session.deliver(found, "one.csv") == Renamed()
 
 
-def test_a_missing_folder(place: Place) -> None:
-    held = sent(dataclasses.replace(place.target, directory="not-there"))
-    assert isinstance(held, Hold)
-    assert "directory" in held.reason
+@pytest.mark.parametrize("folder", ["missing", "a file", "a link to nowhere", "a link to itself"])
+def test_no_folder(place: Place, folder: str) -> None:
+    """Neither at upload nor, where it went meanwhile, at the renaming."""
+    path = place.folder / "sub"
+    path.mkdir()
+    target = dataclasses.replace(place.target, directory=f"{place.target.directory}/sub")
+    with connect(target) as session:
+        found = uploaded(opened(session).upload(".one.part", fill))
+    path.rename(place.folder / "away")
+    if folder == "a file":
+        path.touch()
+    elif folder != "missing":
+        path.symlink_to("nowhere" if folder == "a link to nowhere" else "sub")
+    for ended in (sent(target), placed(target), named(target, found)):
+        assert isinstance(ended, Hold)
+        assert "directory" in ended.reason
+    path.unlink(missing_ok=True)
+    path.symlink_to("away")
+    assert named(target, found) == Renamed()
+    assert isinstance(placed(target), Uploaded)
+    assert sorted(file.name for file in path.iterdir()) == ["one.csv", "two.csv"]
+
+
+@pytest.mark.parametrize("kind", ["openssh, read only", "vsftpd, read only"])
+def test_no_right_to_write(kind: str, tmp_path: Path) -> None:
+    with server(kind, tmp_path) as house:
+        for ended in (sent(house.target), placed(house.target)):
+            assert isinstance(ended, Hold)
+            assert re.search("permission|our rights", ended.reason)
+        assert house.names() == []
 
 
 def test_a_transfer_that_takes_too_long_is_cut(place: Place) -> None:
@@ -210,6 +255,96 @@ def test_cut_anywhere_there_is_one_whole_file(place: Place) -> None:
                 path.unlink()
 
 
+@pytest.mark.parametrize("kind", ["asyncssh", "openssh", "vsftpd", "our FTPS"])
+def test_a_server_that_does_not_rename(kind: str, tmp_path: Path) -> None:
+    with server(f"{kind}, no rename", tmp_path) as house, connect(house.target) as session:
+        found = opened(session).upload(".one.part", fill)
+        held = session.deliver(found, "one.csv") if isinstance(found, Uploaded) else found
+        assert isinstance(held, Hold)
+        assert "completion: done_file" in held.reason
+        assert "one.csv" not in house.names()
+        session.remove(".one.part")
+        found = uploaded(session.place("one.csv", fill))
+        assert house.names() == ["one.csv"]
+        assert session.done(found) == Renamed()
+        assert session.done(found) == Renamed()
+        assert house.names() == ["one.csv", "one.csv.done"]
+        assert (house.folder / "one.csv").read_bytes() == CONTENT
+        assert (house.folder / "one.csv.done").read_bytes() == b""
+
+
+def test_a_placed_file_replaces_what_a_former_try_left(place: Place) -> None:
+    def broken(file: BinaryIO) -> None:
+        file.write(CONTENT * 2)
+        raise LookupError("taken over: what stands there may be another worker's by now")
+
+    with connect(place.target) as session, pytest.raises(LookupError):
+        opened(session).place("one.csv", broken)
+    eventually(lambda: place.names() == ["one.csv"], "the file that was begun")
+    with connect(place.target) as session:
+        found = uploaded(opened(session).place("one.csv", fill))
+        assert (place.folder / "one.csv").read_bytes() == CONTENT
+        (place.folder / "one.csv").write_bytes(b"x")
+        held = session.done(found)
+        assert isinstance(held, Hold)
+        assert "1 bytes" in held.reason
+        assert isinstance(session.place("one.csv", fill), Uploaded)
+        assert session.done(found) == Renamed()
+        held = session.place("one.csv", fill)
+        assert isinstance(held, Hold)
+        assert "one.csv.done" in held.reason
+    assert (place.folder / "one.csv").read_bytes() == CONTENT
+
+
+def test_a_worker_that_was_thought_dead_spoils_no_placed_file(place: Place) -> None:
+    def overtaken(file: BinaryIO) -> None:
+        file.write(b"x" * 500_000)
+        eventually(lambda: any(path.stat().st_size for path in place.folder.iterdir()), "a begun file")
+        with connect(place.target) as other:
+            assert opened(other).done(uploaded(opened(other).place("one.csv", fill))) == Renamed()
+        file.write(b"x" * 500_000)
+
+    with connect(place.target) as session:
+        assert isinstance(opened(session).place("one.csv", overtaken), Hold | Retry)
+    assert (place.folder / "one.csv").read_bytes() == CONTENT
+
+
+def test_a_placed_file_that_was_taken_is_done(place: Place) -> None:
+    with connect(place.target) as session:
+        found = uploaded(opened(session).place("one.csv", fill))
+        (place.folder / "one.csv").unlink()
+        assert session.done(found) == Renamed()
+        assert place.names() == []
+        away = place.folder.rename(place.folder.with_name(place.folder.name + "-away"))
+        held = session.done(found)
+        away.rename(place.folder)
+    assert isinstance(held, Hold)
+    assert "directory" in held.reason
+
+
+def test_cut_anywhere_a_placed_file_is_whole_before_it_is_done(place: Place) -> None:
+    with proxy(place.target.port) as line:
+        target = through(place.target, line)
+        place_as_flush_does(target, line.mend)
+        whole = line.passed
+        for cut in [*range(1, whole, whole // 5), *range(whole - 700, whole, 140)]:
+            for path in place.folder.iterdir():
+                path.unlink()
+            line.cut_after = cut
+            place_as_flush_does(target, line.mend)
+            assert line.cut_after is None, "the line was never cut"
+            assert place.names() == ["one.csv", "one.csv.done"]
+            assert (place.folder / "one.csv").read_bytes() == CONTENT
+
+
+def test_servers_of_this_network_are_not_called(place: Place) -> None:
+    held = sent(dataclasses.replace(place.target, policy=Policy()))
+    assert isinstance(held, Hold)
+    assert f"{place.target.where} " in held.reason
+    assert "this machine" in held.reason
+    assert "REFERRALS_ALLOWED_NETWORKS" in held.reason
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a"])
 def test_names_stay_in_the_folder(place: Place, name: str) -> None:
     with pytest.raises(ValueError, match="not a file's name"):
@@ -219,8 +354,8 @@ def test_names_stay_in_the_folder(place: Place, name: str) -> None:
 def nowhere(kind: str, port: int) -> Target:
     """Any server there would do: no certificate or key is asked for."""
     if kind == "sftp":
-        return sftp.Target("127.0.0.1", port, "u", (), ".", SOON, password="p")
-    return ftps.Target("127.0.0.1", port, "u", ".", SOON, "p", kind == "ftps, implicit TLS")
+        return sftp.Target("127.0.0.1", port, "u", (), ".", SOON, password="p", policy=LOCAL)
+    return ftps.Target("127.0.0.1", port, "u", ".", SOON, "p", kind == "ftps, implicit TLS", policy=LOCAL)
 
 
 PROTOCOLS = ("sftp", "ftps", "ftps, implicit TLS")

@@ -22,6 +22,7 @@ from deploy.embedded.processes import free_port
 from tests.support.certificates import Authority
 from tests.support.channels import CONTENT, SOON, deliver_as_flush_does, fill, opened, sent, uploaded
 from tests.support.ftps_server import Faults, Server, ftps_server
+from tests.support.peers import LOCAL
 
 USERS = {"acme": "correct horse"}
 
@@ -44,7 +45,7 @@ class House:
 
 def target_of(authority: Authority, port: int) -> Target:
     ca = authority.pem.decode()
-    return Target("localhost", port, "acme", ".", 10.0, "correct horse", ca=ca)
+    return Target("localhost", port, "acme", ".", 10.0, "correct horse", ca=ca, policy=LOCAL)
 
 
 @pytest.fixture
@@ -226,6 +227,17 @@ def test_a_data_connection_that_is_cut(house: House, after: int, size: int, repl
     assert isinstance(sent(house.target), Uploaded)
 
 
+def test_a_file_that_arrived_short_is_removed(house: House) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(CONTENT)
+        house.server.faults.refuse["SIZE"] = "213 5"
+
+    found = sent(house.target, write)
+    assert isinstance(found, Retry)
+    assert "5 bytes" in found.reason
+    assert house.names() == []
+
+
 def test_cut_anywhere_in_its_data_a_file_arrives_whole(house: House) -> None:
     for after in range(1, len(CONTENT) + 1, len(CONTENT) // 10):
         house.server.faults.cut = (after, "226 all of it")
@@ -257,6 +269,14 @@ def test_a_server_that_is_stuck(house: House, at: str) -> None:
     found = sent(dataclasses.replace(house.target, timeout=SOON), lambda file: file.write(b"x" * 20_000_000))
     assert isinstance(found, Retry), found
     assert time.monotonic() - begun < 5 * SOON
+
+
+def test_a_listing_without_an_end(house: House) -> None:
+    with connect(house.target) as session:
+        found = uploaded(opened(session).upload(".one.part", fill))
+        house.server.faults.endless = True
+        assert opened(session).list_parts(".one.") == (".one.part",)
+        assert opened(session).deliver(found, "one.csv") == Renamed()
 
 
 def test_a_server_that_went_and_came_again(tmp_path: Path) -> None:

@@ -15,7 +15,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from batcher.channels import Hold, Retry
 from batcher.channels.sftp import Renamed, Target, Uploaded, connect
 from deploy.embedded.processes import free_port
-from tests.support.channels import CONTENT, SOON, Place, deliver_with_the_reply_lost, opened, sent
+from tests.support.channels import (
+    CONTENT,
+    SOON,
+    Place,
+    deliver_with_the_reply_lost,
+    fill,
+    opened,
+    sent,
+    uploaded,
+)
+from tests.support.peers import LOCAL
 from tests.support.proxy import proxy
 from tests.support.receivers import sftp_receiver
 from tests.support.sshd import MISSING, Sshd, sshd
@@ -24,7 +34,8 @@ USERS = {"acme": {"password": "correct horse"}}
 
 
 def asyncssh_target(port: int, fingerprint: str, directory: str = ".") -> Target:
-    return Target("127.0.0.1", port, "acme", (fingerprint,), directory, 10.0, password="correct horse")
+    given = ("127.0.0.1", port, "acme", (fingerprint,), directory, 10.0)
+    return Target(*given, password="correct horse", policy=LOCAL)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +62,7 @@ def openssh_target(server: Sshd) -> Target:
         ".",
         10.0,
         private_key=server.private_key,
+        policy=LOCAL,
     )
 
 
@@ -118,14 +130,6 @@ def test_credentials(tmp_path: Path) -> None:
             assert "guess" not in held.reason
 
 
-@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-def test_a_server_that_lets_us_only_read(tmp_path: Path) -> None:
-    with sshd(tmp_path, "-R") as running:
-        held = sent(openssh_target(running))
-    assert isinstance(held, Hold)
-    assert "permission" in held.reason
-
-
 def test_a_used_up_quota(tmp_path: Path) -> None:
     with sftp_receiver(tmp_path, USERS, "--quota", "70000") as running:
         target = asyncssh_target(running.port, running.words[1])
@@ -134,6 +138,15 @@ def test_a_used_up_quota(tmp_path: Path) -> None:
         assert "quota" in held.reason
         assert list((tmp_path / "acme").iterdir()) == []
         assert isinstance(sent(target, lambda file: file.write(b"x" * 70_000)), Uploaded)
+
+
+def test_a_listing_without_an_end(tmp_path: Path) -> None:
+    """And with names that lead out of the folder."""
+    with sftp_receiver(tmp_path, USERS, "--endless") as running:
+        with connect(asyncssh_target(running.port, running.words[1])) as session:
+            found = uploaded(opened(session).upload(".one.part", fill))
+            assert opened(session).list_parts(".one.") == (".one.part",)
+            assert opened(session).deliver(found, "one.csv") == Renamed()
 
 
 def test_a_server_killed_in_mid_upload_and_started_again(tmp_path: Path) -> None:

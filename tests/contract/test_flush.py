@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import io
@@ -10,31 +11,33 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+import zipfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import openpyxl
 import pysequoia
 import pytest
 import pyzipper
 
+from batcher import mail_files
 from batcher.channels.mail import Relay
-from batcher.deliver import Sending
-from batcher.desk import Desk
 from batcher.files.name import final_name
-from batcher.windows import State, Windows
+from batcher.windows import State
 from consumer import intake, metrics
-from consumer.secrets import Secrets
 from deploy.embedded.processes import free_port
 from schemas import referral
 from schemas.delivery import Outcome
-from tests.support.batch import PASSWORD, SENDER, USER, House, house
+from tests.support.batch import PASSWORD, USER, House, house
+from tests.support.desk import Worker, flushed, reading, state
 from tests.support.kafka import Kafka
 from tests.support.proxy import Proxy, proxy
 from tests.support.receivers import sftp_receiver, smtp_receiver
-from tests.support.rows import COLUMNS, PARTITIONS, chained, csv_of, person
+from tests.support.rows import COLUMNS, chained, csv_of, person
 
 #: Of the process that renders, beyond what it needs for a hundredth of the rows: the ids it has seen take 18.
 MAX_GROWTH_MIB = 40
@@ -47,62 +50,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, kafka: Kafka) -> Iterator[Ho
         yield running
 
 
-class Worker:
-    """A desk in this process. `at` are called once each, when a window has reached the step of that name."""
-
-    def __init__(self, place: House, at: dict[str, Callable[[], object]]) -> None:
-        self._place, self.at = place, at
-        self.relay = Relay("127.0.0.1", place.smtp.port, 10.0, starttls=False)
-        self._pool = ThreadPoolExecutor(2)
-        self._desk = Desk(place.ground, "worker", self._sending, self._pool)
-
-    def _sending(self, windows: Windows) -> Sending:
-        return Sending(
-            windows=windows,
-            partitions=PARTITIONS,
-            secrets=Secrets({"SFTP_PASSWORD": PASSWORD}),
-            relay=self.relay,
-            mail_from=SENDER,
-            monotonic=time.monotonic,
-            by_id=None,
-            step=lambda name: self.at.pop(name, int)(),
-        )
-
-    def go(self, now: datetime | None = None) -> None:
-        """Look once, and do all there is to do."""
-        self._desk.look(now or datetime.now(UTC))
-        assert not wait([future for future, _ in self._desk._busy.values()], timeout=30).not_done
-
-    def observe(self) -> None:
-        """Look once more, so that the metrics tell."""
-        self._desk.look(datetime.now(UTC))
-
-    def close(self) -> None:
-        assert self._desk.finish()
-        self._pool.shutdown()
-
-
 @pytest.fixture
 def worker(place: House) -> Iterator[Worker]:
     running = Worker(place, {})
     yield running
     running.close()
-
-
-def state(place: House, name: str) -> tuple[State, str]:
-    window = place.state(name)
-    assert window is not None
-    return window.state, window.reason
-
-
-def reading(metric: Any) -> float:
-    return float(metric._value.get())
-
-
-def flushed(place: House, worker: Worker, name: str) -> None:
-    place.ask(name)
-    worker.go()
-    assert state(place, name)[0] is State.CLOSED
 
 
 # What stands in the file.
@@ -205,9 +157,9 @@ def test_erased_while_no_mail_got_through_the_row_stays_out(place: House, worker
     assert contents == {csv_of([person(2)])}
 
 
-def test_a_file_that_came_out_differently_goes_to_nobody_else(place: House, worker: Worker) -> None:
-    """The mark of a removal changed under rows that the first recipient has."""
-    connection = place.email_connection("differs")
+def test_everybody_gets_the_file_the_first_one_got(place: House, worker: Worker) -> None:
+    """Though a mark under its rows changed in between; and nobody another one, once it is gone."""
+    connection = place.email_connection("differs", recipients=[f"{box}@differs.example" for box in "abc"])
     place.empty(connection)
     place.intake.put(0, [connection], person(1), person(2))
     place.intake.remove("r-000009")
@@ -221,10 +173,20 @@ def test_a_file_that_came_out_differently_goes_to_nobody_else(place: House, work
     # As a withdrawal known at the seal: what reads the mark now takes the row for withdrawn by then.
     place.store.command("HSET", f"{place.keys.prefix(0)}removed", "r-000001", "W 0 1 0 0 x")
     worker.relay = Relay("127.0.0.1", place.smtp.port, 10.0, starttls=False)
+    worker.at["sent"] = then_fail
     place.later("differs")
     worker.go()
-    assert "another file than the one some recipients have" in state(place, "differs")[1]
-    assert {box: len(mails) for box, mails in place.mails("differs").items()} == {"a": 1}
+    found = place.state("differs")
+    assert found is not None
+    kept = place.windows.kept_file("differs", int(found.fields["kept"]), 1)
+    place.store.command("DEL", kept)
+    worker.relay = Relay("127.0.0.1", place.smtp.port, 10.0, starttls=False)
+    place.later("differs")
+    worker.go()
+    assert "is no longer kept as some recipients may have it" in state(place, "differs")[1]
+    got = place.mails("differs")
+    assert {box: len(mails) for box, mails in got.items()} == {"a": 1, "b": 1}
+    assert {mail["content"] for mails in got.values() for mail in mails} == {csv_of([person(1), person(2)])}
 
 
 @pytest.mark.parametrize("kind", ["sftp", "email"])
@@ -420,30 +382,79 @@ def test_formulas_are_guarded_in_mails_and_not_in_folders(place: House, worker: 
     assert mails == [b'"first_name"\r\n"\'=HYPERLINK(""x"")"\r\n'] * 2
 
 
-def test_a_file_too_large_to_mail_waits_until_it_may_go_by_sftp(place: House, worker: Worker) -> None:
-    connection = place.email_connection("large", fields=["ad_response"])
+@pytest.mark.parametrize("form", [{}, {"compression": "zip"}, {"format": "xlsx"}], ids=["csv", "zip", "xlsx"])
+def test_a_file_too_large_to_mail_comes_in_several_mails(
+    place: House, worker: Worker, form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text hardly gets smaller in an archive."""
+    most = 100_000
+    monkeypatch.setattr(mail_files, "MAX_ATTACHMENT", most)
+    name = f"large-{next(iter(form.values()), 'csv')}"
+    connection = place.email_connection(name, fields=["referral_id", "ad_response"], file=form)
     place.empty(connection)
-    people = [person(n, ad_response="x" * 800_000) for n in range(14)]
+    people = [person(n, ad_response=f"x{token_urlsafe(300)}") for n in range(400)]
     place.intake.put(0, [connection], *people)
-    place.ask("large")
+    flushed(place, worker, name)
+    got = place.mails(name)
+    assert sorted(got) == ["a", "b"]
+    (manifest,) = place.manifests(name)
+    assert manifest.sealed_at is not None
+    local = manifest.sealed_at.astimezone(ZoneInfo("Europe/Berlin"))
+    numbers = range(1, len(manifest.artefacts) + 1)
+    assert len(numbers) in {2, 3}
+    assert [one.name for one in manifest.artefacts] == [
+        connection.file.called(f"{name}-{local:%Y%m%d}-000001-00{n}") for n in numbers
+    ]
+    for mails in got.values():
+        assert all(len(mail["content"]) <= most for mail in mails)
+        assert [mail["subject"] for mail in mails] == [
+            f"Your new referrals ({n}/{len(numbers)})" for n in numbers
+        ]
+        rows = [line for mail in mails for line in lines(mail["content"], form)]
+        assert rows == [[one["referral_id"], one["ad_response"]] for one in people]
+    (told,) = place.receipts(name)
+    assert (told.rows, told.digest) == (400, None)
+    assert sum(one.rows for one in manifest.artefacts) == 400
+    assert place.store.command("KEYS", "*:file:*") == []
+
+
+def lines(content: bytes, form: dict[str, Any]) -> list[list[str]]:
+    """The rows of a file, without its header."""
+    if form.get("format") == "xlsx":
+        sheet = openpyxl.load_workbook(io.BytesIO(content), read_only=True).active
+        assert sheet is not None
+        return [[str(value) for value in row] for row in sheet.iter_rows(min_row=2, values_only=True)]
+    if form.get("compression") == "zip":
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            content = archive.read(archive.namelist()[0])
+    return list(csv.reader(io.StringIO(content.decode(), newline="")))[1:]
+
+
+def test_more_mails_than_a_window_may_take_wait_until_they_go_by_sftp(place: House, worker: Worker) -> None:
+    connection = place.email_connection("many", file={"split": {"rows": 1}})
+    place.empty(connection)
+    people = [person(n) for n in range(11)]
+    place.intake.put(0, [connection], *people)
+    place.ask("many")
     worker.go()
-    found = place.state("large")
+    found = place.state("many")
     assert found is not None
     assert found.held
-    assert found.reason == "the file is over 10 MiB, too large to mail: compress it, or deliver by SFTP"
-    assert place.mails("large") == {}
-    place.apply(place.sftp_connection("large"))
-    place.later("large")
+    assert found.reason == "it would be over 10 mails of 10 MiB: compress it, or deliver by SFTP"
+    assert place.mails("many") == {}
+    place.apply(place.sftp_connection("many"))
+    place.later("many")
     worker.go()
-    assert place.file("large") == csv_of(people, ["ad_response"])
+    assert place.file("many") == csv_of(people)
 
 
 RENDER = """
 import sys, time
 from datetime import UTC, datetime
 from batcher.deliver import write
+from batcher.files.feed import Feed
 from batcher.files.packing import Packing
-from batcher.render import Rows
+from batcher.render import Rows, Sealed
 from batcher.windows import State, Windows, WindowState
 from consumer.keys import Keys, Role
 from consumer.store import Store
@@ -463,7 +474,8 @@ class Sink:
 windows = Windows(Store(url), Keys(topic, Role.BATCH))
 began = time.monotonic()
 packed = Packing("huge.csv", datetime.now(UTC))
-written = write(Sink(), connection, Rows(windows, window, connection, None, None), packed)
+feed = Feed(Rows(Sealed(windows, window), window, connection, None, None))
+written = write(Sink(), connection, feed, packed, None)
 # getrusage would count what the parent had when it forked.
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(written.rows, time.monotonic() - began, int(peak.split()[1]) // 1024)
@@ -583,7 +595,7 @@ def test_everybody_is_mailed_the_same_archive_though_no_second_making_gives_it(
     found = place.state("archive")
     assert found is not None
     assert (found.state, found.held) == (State.SENDING, False)
-    assert place.store.command("TTL", place.keys.kept_file("archive", int(found.fields["kept"]))) == -1
+    assert place.store.command("TTL", place.windows.kept_file("archive", int(found.fields["kept"]), 1)) == -1
     # What has left may not change any more, whatever its reference leads to now.
     path.unlink()
     worker.relay = Relay("127.0.0.1", place.smtp.port, 10.0, starttls=False)
@@ -733,21 +745,36 @@ def test_one_recipient_refused_the_other_is_served_once(place: House, worker: Wo
     place.intake.put(0, [connection], person(1))
     with smtp_receiver(tmp_path / "refusing", "--mode", "a@refused.example=550") as refusing:
         worker.relay = Relay("127.0.0.1", refusing.port, 10.0, starttls=False)
-        place.ask("refused")
-        worker.go()
-        place.later("refused")
-        worker.go()
+        flushed(place, worker, "refused")
         assert [mail["recipient"] for mail in refusing.effects("mail")] == ["b@refused.example"]
-    found = place.state("refused")
+    assert state(place, "refused")[0] is State.CLOSED
+    (told,) = place.receipts("refused")
+    assert told.outcome is Outcome.DELIVERED
+    assert told.reason == "1 of 2 recipients are refused by their mail system and miss it"
+
+
+def test_while_every_recipient_is_refused_the_window_waits(
+    place: House, worker: Worker, tmp_path: Path
+) -> None:
+    connection = place.email_connection("nobody", recipients=["a@nobody.example"])
+    place.empty(connection)
+    place.intake.put(0, [connection], person(1))
+    with smtp_receiver(tmp_path / "refusing", "--mode", "a@nobody.example=550") as refusing:
+        worker.relay = Relay("127.0.0.1", refusing.port, 10.0, starttls=False)
+        place.ask("nobody")
+        worker.go()
+    found = place.state("nobody")
     assert found is not None
-    assert (found.held, found.tries) == (True, 2)
-    assert "refuses the mail" in found.reason
-    place.apply(place.email_connection("refused", recipients=["c@refused.example", "b@refused.example"]))
+    assert (found.held, found.reason) == (
+        True,
+        "every recipient is refused by its mail system: check the addresses",
+    )
+    place.apply(place.email_connection("nobody", recipients=["c@nobody.example"]))
     worker.relay = Relay("127.0.0.1", place.smtp.port, 10.0, starttls=False)
-    place.later("refused")
+    place.later("nobody")
     worker.go()
-    assert {box: len(mails) for box, mails in place.mails("refused").items()} == {"c": 1}
-    assert [told.outcome for told in place.receipts("refused")] == [Outcome.DELIVERED]
+    assert {box: len(mails) for box, mails in place.mails("nobody").items()} == {"c": 1}
+    assert [told.outcome for told in place.receipts("nobody")] == [Outcome.DELIVERED]
 
 
 @pytest.mark.parametrize("kind", ["sftp", "email"])
@@ -828,7 +855,7 @@ def test_what_metrics_tell_of_windows_under_way(place: House, worker: Worker) ->
     window = windows.claim("told", "somebody else", "slot", 0, scheduled=True)
     assert window is not None
     long_ago = int((time.time() - 3600) * 1000)
-    for found in (state for state in State if state is not State.CLOSED):
+    for found in (one for one in State if one is not State.CLOSED):
         place.store.command("HSET", key, "state", found, "since", long_ago)
         worker.observe()
         told = {s: reading(metrics.FLUSH_STATE.labels(s)) for s in State if s is not State.CLOSED}

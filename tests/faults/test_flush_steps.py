@@ -12,6 +12,7 @@ import pytest
 import pyzipper
 
 from batcher.desk import WORKERS
+from batcher.files.manifest import parse
 from schemas.delivery import Outcome
 from tests.support.batch import PASSWORD, House, house, until
 from tests.support.flush_entry import Flush, Parent, parent
@@ -86,6 +87,82 @@ def test_killed_at_a_step_one_file_arrives(place: House, services: Parent, step:
     assert told[f"{name}-000001"].rows == 5 + len(early)
 
 
+#: Five rows, two a file, and the document beside them: four files, each with a state of its own.
+SEVERAL = {"split": {"rows": 2}, "sidecar": True}
+SEVERAL_STEPS = [
+    pytest.param(step, n, id=f"{step} {n}", marks=() if n in once else pytest.mark.long)
+    for step, once in (("uploaded", {2, 4}), ("uploaded durable", {1, 3, 4}), ("renamed", {1, 3, 4}))
+    for n in (1, 2, 3, 4)
+]
+
+
+@pytest.mark.parametrize("kind", UPLOADS)
+@pytest.mark.parametrize(("step", "occurrence"), [*SEVERAL_STEPS, ("ended", 1), ("closing", 1)])
+def test_killed_at_a_step_every_file_of_several_arrives_once(
+    place: House, services: Parent, step: str, occurrence: int, kind: str
+) -> None:
+    name = f"{kind}-several-{step.replace(' ', '-')}-{occurrence}"
+    connection = place.upload_connection(kind, name, file=SEVERAL)
+    place.empty(connection)
+    people = [person(n) for n in range(5)]
+    place.intake.put(0, [connection], *people[:3])
+    place.intake.put(1, [connection], *people[3:])
+    place.ask(name)
+    assert services.flush(place.environment, step, occurrence).ended() == -signal.SIGKILL
+    # Erased after the first byte left, and before it: what was uploaded stays as it is.
+    place.intake.remove(people[4]["referral_id"], erased=True)
+    fresh = services.flush(place.environment)
+    finish(place, fresh, name, 1)
+    assert fresh.stop() == 0
+
+    kept = people[:4] if (step, occurrence) == ("uploaded", 1) else people
+    expected = [csv_of(kept[n : n + 2]) for n in range(0, len(kept), 2)]
+    (told,) = place.manifests(name)
+    files = place.files(name)
+    document = next(file for file in files if file.endswith(".manifest.json"))
+    assert [files[one.name] for one in told.artefacts] == expected
+    assert sorted(files) == sorted([*(one.name for one in told.artefacts), document])
+    assert [Path(file).name for file in place.renames(name)] == [
+        *(one.name for one in told.artefacts),
+        document,
+    ]
+    listed = parse(files[document])
+    assert [(one.name, one.rows, one.sha256) for one in listed.files] == [
+        (one.name, one.rows, hashlib.sha256(files[one.name]).hexdigest()) for one in told.artefacts
+    ]
+    assert (told.outcome, listed.rows) == (Outcome.DELIVERED, len(kept))
+
+
+@pytest.mark.parametrize(
+    ("step", "occurrence"), [("kept", 1), ("sending durable", 3), ("sent", 2), ("sent", 4)]
+)
+def test_killed_at_a_step_everybody_gets_every_file(
+    place: House, services: Parent, step: str, occurrence: int
+) -> None:
+    name = f"mails-{step.split()[0]}-{occurrence}"
+    connection = place.email_connection(name, on_uncertain="resend", file={"split": {"rows": 2}})
+    place.empty(connection)
+    people = [person(n) for n in range(4)]
+    place.intake.put(1, [connection], *people)
+    place.ask(name)
+    assert services.flush(place.environment, step, occurrence).ended() == -signal.SIGKILL
+    fresh = services.flush(place.environment)
+    finish(place, fresh, name, 1)
+    assert fresh.stop() == 0
+
+    got = place.mails(name)
+    # File by file, and each to both: the second transaction is b's first file, the fourth its second.
+    again = {("sent", 2): ("b", 0), ("sent", 4): ("b", 1)}.get((step, occurrence))
+    for box in "ab":
+        for index, content in enumerate((csv_of(people[:2]), csv_of(people[2:]))):
+            copies = [mail for mail in got[box] if mail["content"] == content]
+            assert len(copies) == (2 if (box, index) == again else 1)
+            assert len({(mail["message_id"], mail["sha256"]) for mail in copies}) == 1
+    assert len({mail["message_id"] for mails in got.values() for mail in mails}) == 4
+    (told,) = place.receipts(name)
+    assert (told.outcome, told.rows) == (Outcome.DELIVERED, 4)
+
+
 MAIL_STEPS = (
     ("claimed", 1),
     ("sealed", 1),
@@ -128,7 +205,7 @@ def test_killed_at_a_step_mails_keep_what_was_chosen(
     (told,) = place.receipts(name)
     held = uncertain and choice == "hold"
     assert told.outcome == (Outcome.UNCERTAIN if held else Outcome.DELIVERED)
-    assert ("1 of 2 mails" in (told.reason or "")) == bool(held)
+    assert ("mails to 1 of 2" in (told.reason or "")) == bool(held)
     (manifest,) = place.manifests(name)
     assert manifest.outcome == told.outcome
     assert fresh.stop() == 0

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -86,18 +86,21 @@ class House:
     def windows(self) -> Windows:
         return Windows(self.store, self.keys)
 
-    def empty(self, *connections: FileConnection) -> None:
-        """Begun anew: nothing in Redis but the layout, an owner of the partitions, and these connections."""
-        write_layout(self.store, self.topics, self.found)
+    def empty(self, *connections: FileConnection, starts: Sequence[int] | None = None) -> None:
+        """Begun anew: nothing in Redis but the layout, an owner of the partitions, and these connections.
+        `starts`: the partitions' first offsets.
+        """
+        found = self.found if starts is None else replace(self.found, starts=tuple(starts))
+        write_layout(self.store, self.topics, found)
         begun = Manifest(
             kind=Kind.INIT,
             at=datetime.now(UTC),
             topic=self.topics.referrals,
-            topic_id=self.found.topic_id,
-            starts=self.found.starts,
+            topic_id=found.topic_id,
+            starts=found.starts,
         )
         manifests.tell(self.ground.out, self.topics, begun)
-        self.intake = Intake(self.store, self.keys)
+        self.intake = Intake(self.store, self.keys, starts=starts)
         if connections:
             self.apply(*connections)
 
@@ -141,8 +144,9 @@ class House:
         }
         return FtpsConnection.model_validate({**given, **changes})
 
-    def upload_connection(self, kind: str, name: str) -> SftpConnection | FtpsConnection:
-        return self.ftps_connection(name) if kind == "ftps" else self.sftp_connection(name)
+    def upload_connection(self, kind: str, name: str, **changes: Any) -> SftpConnection | FtpsConnection:
+        made = self.ftps_connection if kind == "ftps" else self.sftp_connection
+        return made(name, **changes)
 
     def email_connection(self, name: str, **changes: Any) -> EmailConnection:
         given = {
@@ -186,14 +190,19 @@ class House:
         return [file for file in given if file.startswith(f"{name}/")]
 
     def mails(self, name: str) -> dict[str, list[dict[str, Any]]]:
-        """The mails each recipient of the connection got, with their attachments' `content`."""
+        """The mails each recipient of the connection got, with the `content` of what is attached first, and of
+        all `attached`.
+        """
         got: dict[str, list[dict[str, Any]]] = {}
         for effect in self.smtp.effects("mail"):
             box, _, domain = effect["recipient"].partition("@")
             if domain == f"{name}.example":
-                (file,) = effect["files"]
-                content = (self.smtp.folder / "mail" / file).read_bytes()
-                got.setdefault(box, []).append({**effect, "content": content})
+                attached = {
+                    file.partition("-")[2]: (self.smtp.folder / "mail" / file).read_bytes()
+                    for file in effect["files"]
+                }
+                content = next(iter(attached.values()), None)
+                got.setdefault(box, []).append({**effect, "content": content, "attached": attached})
         return got
 
     def receipts(self, name: str) -> list[Receipt]:
@@ -234,6 +243,7 @@ def house(folder: Path, bootstrap: str, prefix: str) -> Iterator[House]:
             "REFERRALS_SMTP": f"127.0.0.1:{smtp.port}",
             "REFERRALS_SMTP_STARTTLS": "false",
             "REFERRALS_MAIL_FROM": SENDER,
+            "REFERRALS_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
         }
         given = {name.removeprefix("REFERRALS_").lower(): value for name, value in variables.items()}
         settings = Settings.model_validate({**given, "kafka_config": AT_ONCE})

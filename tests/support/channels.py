@@ -105,6 +105,24 @@ def deliver_as_flush_does(target: Target, mend: Callable[[], None]) -> None:
     raise AssertionError("not delivered with everything whole")
 
 
+def place_as_flush_does(target: Target, mend: Callable[[], None]) -> None:
+    """As `deliver_as_flush_does`, where the server has no rename."""
+    state: Uploaded | None = None
+    for _ in range(3):
+        with connect(target) as session:
+            ended: object = session
+            if isinstance(session, Session) and state is None:
+                ended = session.place("one.csv", fill)
+                state = ended if isinstance(ended, Uploaded) else None
+            if isinstance(session, Session) and state is not None:
+                ended = session.done(state)
+        if ended == Renamed():
+            return
+        assert isinstance(ended, Retry), ended
+        mend()
+    raise AssertionError("not delivered with everything whole")
+
+
 @contextmanager
 def saying(words: bytes | None) -> Iterator[int]:
     """A port where whoever calls is told `words` and cut off, or for None nothing at all."""

@@ -148,7 +148,7 @@ def stepping(name: str, occurrence: int, number: int) -> Callable[[str], None]:
 def _run(command: Mapping[str, Any]) -> None:
     """In the child: the service, to its exit code."""
     from batcher import __main__ as entry
-    from batcher import desk
+    from batcher import desk, turn
     from batcher.deliver import Sending
     from consumer import service
 
@@ -161,7 +161,7 @@ def _run(command: Mapping[str, Any]) -> None:
     step = stepping(command["step"], command["occurrence"], command["signal"])
     entry.Sending = lambda **given: Sending(**{**given, "step": step})  # type: ignore[assignment,misc]
     entry.LOOK_S = 0.05
-    desk.INTERRUPTED_S = 0.1
+    turn.INTERRUPTED_S = 0.1
     desk.JOIN_S = command["join_s"]
     sys.exit(service.run(entry.flush))
 

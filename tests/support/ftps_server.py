@@ -6,6 +6,7 @@ TYPE I, a data connection that ends early counts as a whole file, and TLS sessio
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
@@ -32,6 +33,8 @@ class Faults:
     cut: tuple[int, str] | None = None
     #: The receiver takes files as soon as they have their final name.
     take: bool = False
+    #: A listing never ends.
+    endless: bool = False
 
 
 class Server:
@@ -166,8 +169,8 @@ class _Call:
         return got[:-2].decode()
 
     def _at(self, name: str) -> Path:
-        found = Path(f"{self._server.folder}/{name}" if name.startswith("/") else f"{self._cwd}/{name}")
-        return found.resolve()
+        given = f"{self._server.folder}/{name}" if name.startswith("/") else f"{self._cwd}/{name}"
+        return Path(os.path.normpath(given))
 
     def _do_auth(self, _: str) -> str:
         return "234 go on"
@@ -239,7 +242,13 @@ class _Call:
         hidden = argument.startswith("-a")
         folder = self._at(argument.removeprefix("-a").strip() or ".")
         names = sorted(path.name for path in folder.iterdir() if hidden or not path.name.startswith("."))
-        return self._transfer(lambda data: data.sendall("".join(f"{n}\r\n" for n in names).encode()))
+        return self._transfer(lambda data: self._list(data, names))
+
+    def _list(self, data: ssl.SSLSocket, names: list[str]) -> None:
+        lines = "".join(f"{name}\r\n" for name in names)
+        data.sendall(lines.encode("utf-8", "surrogateescape"))
+        while self._server.faults.endless:
+            data.sendall(b"another\r\n" * 1_000)
 
     def _do_retr(self, name: str) -> str:
         return self._transfer(lambda data: data.sendall(self._at(name).read_bytes()))

@@ -25,9 +25,11 @@ COLUMNS = ("referral_id", "email", "postal_code")
 class Intake:
     """The owner of all partitions of a layout just written."""
 
-    def __init__(self, store: Store, keys: Keys, partitions: int = PARTITIONS) -> None:
+    def __init__(
+        self, store: Store, keys: Keys, partitions: int = PARTITIONS, starts: Sequence[int] | None = None
+    ) -> None:
         self._store, self._keys = store, keys
-        self.next = [0] * partitions
+        self.next = list(starts or [0] * partitions)
         taken = [intake.taken(store.call(intake.take(keys, p, "collect", 0))) for p in range(partitions)]
         self._epochs = [owned.epoch for owned in taken if isinstance(owned, Taken)]
         assert len(self._epochs) == partitions

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import getpass
 import shutil
-import subprocess
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.embedded.processes import Command, free_port, port_open, start
-
-ROOT = Path(__file__).parents[2]
-UNPACKED = ROOT / ".cache" / "vsftpd"
-#: A package of 140 kB, over a slow line.
-FETCH_SECONDS = 60
+from tests.support import debian
 
 
 @dataclass(frozen=True)
@@ -29,46 +23,28 @@ class Vsftpd:
 def find() -> Path | str:
     """The program, or why there is none."""
     installed = shutil.which("vsftpd", path="/usr/sbin:/usr/local/sbin")
-    program = Path(installed) if installed else UNPACKED / "usr" / "sbin" / "vsftpd"
-    if not program.exists():
-        try:
-            _fetch()
-        except (OSError, subprocess.SubprocessError) as error:
-            if program.exists():  # another run was faster
-                return program
-            return f"vsftpd is not installed here and cannot be fetched from Debian ({type(error).__name__})"
-    linked = subprocess.run(("ldd", str(program)), capture_output=True, check=False, timeout=20, text=True)
-    if linked.returncode or "not found" in linked.stdout:
-        return "vsftpd lacks libraries here"
-    return program
-
-
-def _fetch() -> None:
-    """It appears whole or not at all."""
-    fetching = UNPACKED.with_name(f"vsftpd.{uuid.uuid4().hex}")
-    fetching.mkdir(parents=True)
-    try:
-        _run("apt-get", "download", "vsftpd", folder=fetching)
-        (package,) = fetching.glob("*.deb")
-        _run("dpkg", "-x", package.name, "unpacked", folder=fetching)
-        if not UNPACKED.exists():
-            (fetching / "unpacked").rename(UNPACKED)
-    finally:
-        shutil.rmtree(fetching, ignore_errors=True)
-
-
-def _run(*argv: str, folder: Path) -> None:
-    subprocess.run(argv, cwd=folder, capture_output=True, check=True, timeout=FETCH_SECONDS)
+    if installed:
+        return Path(installed)
+    tree = debian.unpack("vsftpd")
+    if isinstance(tree, str):
+        return tree
+    program = tree / "usr" / "sbin" / "vsftpd"
+    return program if debian.complete(program, debian.libraries(tree)) else "vsftpd lacks libraries here"
 
 
 @contextmanager
-def vsftpd(program: Path, folder: Path, certificate: Path, *, implicit: bool = False) -> Iterator[Vsftpd]:
-    """Anonymous users may do everything below folder/root/files. `certificate`: with its key."""
+def vsftpd(
+    program: Path, folder: Path, certificate: Path, *, implicit: bool = False, **settings: str
+) -> Iterator[Vsftpd]:
+    """Anonymous users may do everything below folder/root/files, unless `settings` of its own say otherwise.
+
+    `certificate`: with its key.
+    """
     files = folder / "root" / "files"
     files.mkdir(parents=True)
     (folder / "empty").mkdir()
     port = free_port()
-    settings = {
+    given: dict[str, object] = {
         "listen": "YES",
         "listen_address": "127.0.0.1",
         "listen_port": port,
@@ -94,10 +70,12 @@ def vsftpd(program: Path, folder: Path, certificate: Path, *, implicit: bool = F
         "ssl_ciphers": "HIGH",
         "rsa_cert_file": certificate,
         "rsa_private_key_file": certificate,
+        **settings,
     }
-    (folder / "conf").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    (folder / "conf").write_text("".join(f"{name}={value}\n" for name, value in given.items()))
     argv = (str(program), str(folder / "conf"))
-    child = start(Command("vsftpd", argv, folder / "output", port_open(port)))
+    libraries = debian.libraries(program.parents[2])
+    child = start(Command("vsftpd", argv, folder / "output", port_open(port), libraries))
     try:
         yield Vsftpd(port, files)
     finally:

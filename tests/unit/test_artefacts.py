@@ -5,9 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import os
-import shutil
-import subprocess
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +16,7 @@ import pytest
 import pyzipper
 
 from batcher.files.artefact import write
+from batcher.files.feed import Feed
 from batcher.files.openpgp import usable
 from batcher.files.packing import Envelope, Packing
 from batcher.files.sink import CannotBeWritten, Written
@@ -42,7 +40,7 @@ def packed(password: str | None = None, envelope: Envelope | None = None) -> Pac
 
 def made(packing: Packing, **form) -> tuple[bytes, Written]:
     out = io.BytesIO()
-    written = write(out, CsvFormat(**form), COLUMNS, ROWS, packing, guard=False)
+    written = write(out, CsvFormat(**form), COLUMNS, Feed.of(ROWS), packing, guard=False)
     encoded = out.getvalue()
     assert (written.rows, written.bytes) == (2, len(encoded))
     assert written.sha256 == hashlib.sha256(encoded).hexdigest()
@@ -77,17 +75,6 @@ def test_a_zip_with_a_password_is_aes_256() -> None:
     assert found != made(packed("pässword"), compression="zip", password=REFERENCE)[0]
 
 
-@pytest.mark.skipif(shutil.which("7z") is None, reason="7z is not installed: Debian's p7zip-full")
-@pytest.mark.parametrize(("given", "opens"), [("sesame", True), ("Sesame", False)])
-def test_7z_opens_it_with_its_password_alone(tmp_path: Path, given: str, opens: bool) -> None:
-    path = tmp_path / "leads.zip"
-    path.write_bytes(made(packed("sesame"), compression="zip", password=REFERENCE)[0])
-    command = [shutil.which("7z"), "x", "-y", f"-p{given}", f"-o{tmp_path}", path]
-    done = subprocess.run(command, capture_output=True, timeout=30, stdin=subprocess.DEVNULL, check=False)
-    assert (done.returncode == 0) is opens
-    assert not opens or (tmp_path / "leads-000001.csv").read_bytes() == CONTENT
-
-
 def decrypted(found: bytes, signed: bool = False) -> pysequoia.Decrypted:
     return pysequoia.decrypt(
         found, KEY.decryptor(), store=(lambda _: [OWN.extract_certificate()]) if signed else None
@@ -104,36 +91,6 @@ def test_an_envelope_holds_what_would_have_been_sent(compression: str, armor: bo
     assert opened.bytes == made(packed(), compression=compression)[0]
     assert len(opened.valid_sigs) == signed
     assert found.startswith(b"-----BEGIN PGP MESSAGE-----") is armor
-
-
-def gpg(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
-    command = ["gpg", "--homedir", home, "--batch", "--trust-model", "always", "--status-fd", "2", *arguments]
-    return subprocess.run(command, capture_output=True, timeout=30, check=False)
-
-
-@pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed: Debian's gnupg")
-def test_gpg_decrypts_it_and_knows_who_signed(tmp_path: Path) -> None:
-    # Its agent's socket has little room for a path.
-    home = Path(os.path.realpath(f"/tmp/referrals-gpg-{os.getpid()}"))
-    home.mkdir(mode=0o700)
-    try:
-        (tmp_path / "own").write_text(str(OWN.extract_certificate()))
-        assert gpg(home, "--import", tmp_path / "own").returncode == 0
-        unlocked = ("--pinentry-mode", "loopback", "--passphrase", "")
-        made_there = gpg(home, *unlocked, "--quick-gen-key", "theirs@x.example", "ed25519", "sign", "1d")
-        assert made_there.returncode == 0, made_there.stderr
-        fingerprint = made_there.stderr.decode("latin-1").split("KEY_CREATED P ")[1].split()[0]
-        assert gpg(home, *unlocked, "--quick-add-key", fingerprint, "cv25519", "encr", "1d").returncode == 0
-        key = usable(gpg(home, "--armor", "--export", fingerprint).stdout.decode(), datetime.now(UTC))
-        assert isinstance(key, bytes)
-        envelope = Envelope((key,), str(OWN))
-        (tmp_path / "leads.pgp").write_bytes(made(packed(envelope=envelope), openpgp=SEALED)[0])
-        done = gpg(home, "--decrypt", tmp_path / "leads.pgp")
-        assert (done.returncode, done.stdout) == (0, CONTENT)
-        assert b"GOODSIG" in done.stderr
-    finally:
-        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False, timeout=30)
-        shutil.rmtree(home)
 
 
 def test_every_recipient_can_open_it() -> None:
@@ -187,7 +144,7 @@ def many(count: int) -> Iterator[list[str]]:
 def test_a_receiver_that_takes_no_more_is_told_of_once(file: AnyFile, packing: Packing, room: int) -> None:
     before, out = threading.active_count(), Full(room)
     with pytest.raises(FullError):
-        write(out, file, COLUMNS, many(2_000), packing, guard=False)
+        write(out, file, COLUMNS, Feed.of(many(2_000)), packing, guard=False)
     assert out.told == 1
     assert threading.active_count() == before
 
@@ -207,7 +164,7 @@ def test_rows_that_fail_leave_nothing_behind(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = threading.active_count()
     with pytest.raises(RowsError):
-        write(io.BytesIO(), file, COLUMNS, rows(), packing, guard=False)
+        write(io.BytesIO(), file, COLUMNS, Feed.of(rows()), packing, guard=False)
     assert threading.active_count() == before
     assert list(tmp_path.iterdir()) == []
 
@@ -243,8 +200,8 @@ def test_memory_stays_flat(file: AnyFile, packing: Packing) -> None:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
-    write(Nowhere(), file, COLUMNS, many(500), packing, guard=False)
+    write(Nowhere(), file, COLUMNS, Feed.of(many(500)), packing, guard=False)
     Path("/proc/self/clear_refs").write_text("5")  # the high water mark begins anew
     before = resident()
-    assert write(Nowhere(), file, COLUMNS, many(LARGE), packing, guard=False).rows == LARGE
+    assert write(Nowhere(), file, COLUMNS, Feed.of(many(LARGE)), packing, guard=False).rows == LARGE
     assert resident() - before < MAX_GROWTH_KIB

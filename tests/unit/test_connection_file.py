@@ -125,6 +125,37 @@ def test_a_good_file_is_an_account() -> None:
         pytest.param("[leads@acme.example]", "[a@b.example, A@b.example]", 24, "connections[2].recipients[1]", "stands twice", id="recipient twice"),
         pytest.param("[leads@acme.example]", "[Bob <a@b.example>]", 24, "connections[2].recipients[0]", "plain email", id="recipient"),
         pytest.param("[leads@acme.example]", "a@b.example", 24, "connections[2].recipients", "a list is wanted", id="recipients no list"),
+        pytest.param("[leads@acme.example]", f"[{', '.join(f'a{n}@b.example' for n in range(500))}]", 24, "connections[2].recipients", "has more than 50 entries; leave some out", id="500 recipients"),
+        pytest.param("[leads@acme.example]", '["a@b.example\\r\\nBcc: x@y.example"]', 24, "connections[2].recipients[0]", "a plain email address such as leads@example.com (ASCII", id="recipient that injects a header"),
+        pytest.param("[leads@acme.example]", "[zoë@b.example]", 24, "connections[2].recipients[0]", "a plain email address such as leads@example.com (ASCII", id="recipient beyond ASCII"),
+        pytest.param("[leads@acme.example]", "[a@bücher.example]", 24, "connections[2].recipients[0]", "a plain email address such as leads@example.com (ASCII", id="domain beyond ASCII"),
+        pytest.param("[leads@acme.example]", "[a+b@xn--bcher-kva.example]", 24, "", "", id="plus address in an international domain"),
+        pytest.param("[leads@acme.example]", '["boss@acme.example <x@evil.example>"]', 24, "connections[2].recipients[0]", "a plain email address such as leads@example.com (ASCII", id="an address as the name of another"),
+        pytest.param("[leads@acme.example]", '["a@b.example, c@d.example"]', 24, "connections[2].recipients[0]", "a plain email address such as leads@example.com (ASCII", id="two recipients in one"),
+        pytest.param("[leads@acme.example]", "[a@b.example, a@B.EXAMPLE]", 24, "connections[2].recipients[1]", "stands twice (line 24); keep one", id="recipient twice by domain"),
+        pytest.param("[leads@acme.example]", '[a@b.example]\n    subject: "x\\r\\nBcc: a@b.example"', 25, "connections[2].subject", "one line of printable text only", id="subject that injects a header"),
+        pytest.param('      delimiter: ";"', "      name: '/tmp/{number}'", 28, "connections[2].file.name", "without folders", id="file by an absolute path"),
+        pytest.param('      delimiter: ";"', "      name: 'con.{number}'", 28, "connections[2].file.name", "a device: begin it otherwise", id="file named as a device"),
+        pytest.param('      delimiter: ";"', "      name: 'leads-{date:%Y%m%d}'", 28, "connections[2].file.name", "the same name: add {number:06} or {window}", id="file of one name for all windows"),
+        pytest.param('      delimiter: ";"', "      name: '{email}-{number}'", 28, "connections[2].file.name", "the parts of a file's name are {account}", id="a person in the name of a file"),
+        pytest.param('      delimiter: ";"', "      name: {number}", 28, "connections[2].file.name", "a text is wanted, here stands a mapping", id="name without its quotes"),
+        pytest.param("[email, postal_code]", "[email, phone]", 30, "connections[2].fields[1]", "referrals have no field of this name: did you mean phone_raw?", id="column of a field that is not there"),
+        pytest.param("[email, postal_code]", "[{name: zip}]", 30, "connections[2].fields[0]", "give either from or constant", id="column of nothing"),
+        pytest.param("[email, postal_code]", "[{name: x, from: attributes.}]", 30, "connections[2].fields[0]", "attributes.<name>", id="column of no attribute"),
+        pytest.param("[email, postal_code]", '[{name: "a\\nb", from: email}]', 30, "connections[2].fields[0]", "one line of printable text", id="column named over two lines"),
+        pytest.param("[email, postal_code]", f"[{', '.join(f'{{name: c{n}, from: email}}' for n in range(201))}]", 30, "connections[2].fields", "has more than 200 entries", id="201 columns"),
+        pytest.param("[email, postal_code]", "[email]\n    campaigns: []", 31, "connections[2].campaigns", "needs at least 1 entry; add one", id="no campaign"),
+        pytest.param("username: us", "username: us\n    directory: ../in", 18, "connections[1].directory", "without '..'", id="folder that climbs"),
+        pytest.param("account: acme", 'account: acme\napproved_recipients: ["@ACME.example"]', 0, "", "", id="approved by domain"),
+        pytest.param("account: acme", "account: acme\napproved_recipients: [x@acme.example, Leads@Acme.Example]", 0, "", "", id="approved by mailbox"),
+        pytest.param("account: acme", 'account: acme\napproved_recipients: ["@other.example", lead@acme.example]', 25, "connections[2].recipients[0]", "recipient 1 of weekly is not among the account's approved_recipients; add it there, or leave it out here", id="not approved"),
+        pytest.param("account: acme", 'account: acme\napproved_recipients: ["@example"]', 3, "approved_recipients[0]", "a whole domain as", id="approved top domain"),
+        pytest.param("account: acme", 'account: acme\napproved_recipients: ["*@acme.example"]', 3, "approved_recipients[0]", "a whole domain as", id="approved by a star"),
+        pytest.param("account: acme", 'account: acme\napproved_recipients: ["@bücher.example"]', 3, "approved_recipients[0]", "xn-- form", id="approved domain beyond ASCII"),
+        pytest.param("account: acme", "account: acme\napproved_recipients: [Leads <leads@acme.example>]", 3, "approved_recipients[0]", "give a plain email address", id="approved by a name"),
+        pytest.param("account: acme", "account: acme\napproved_recipients: []", 3, "approved_recipients", "needs at least 1 entry; add one", id="nobody approved"),
+        pytest.param("account: acme", "account: acme\napproved_recipients:", 3, "approved_recipients", "here stands nothing", id="approved list left empty"),
+        pytest.param("account: acme", "account: acme\napproved_recipents: []", 3, "approved_recipents", "did you mean approved_recipients?", id="approved misspelt"),
         pytest.param('";"', '":"', 28, "connections[2].file.delimiter", "must be ','", id="delimiter"),
         pytest.param("header: yes", 'header: "yes"', 29, "connections[2].file.header", "true or false is wanted", id="flag in quotes"),
         pytest.param("[email, postal_code]", "[email, 5]", 30, "connections[2].fields[1]", "mapping (name: value)", id="field a number"),
@@ -496,6 +527,17 @@ def test_good_files_make_a_set() -> None:
     found = assemble([("a.yaml", GOOD), ("b.yaml", other)])
     assert isinstance(found, ConnectionSet)
     assert set(found.by_name()) == {"crm", "nightly", "weekly", "crm2", "n2", "w2"}
+
+
+def test_columns_keep_their_order_in_what_is_stored() -> None:
+    text = edited(
+        "[email, postal_code]", "[postal_code, {name: b, constant: x}, email, {name: a, from: age}]"
+    )
+    found = assemble([("acme.yaml", text)])
+    assert isinstance(found, ConnectionSet)
+    for whole in (found, load_definition(found.definition())):
+        _, weekly = whole.by_name()["weekly"]
+        assert [rule.name for rule in weekly.fields] == ["postal_code", "b", "email", "a"]
 
 
 def test_no_file_at_all_is_a_problem_but_an_account_without_connections_is_not() -> None:

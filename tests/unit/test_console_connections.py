@@ -79,6 +79,18 @@ def test_a_difference_names_connections_and_their_members() -> None:
     )
 
 
+def test_whom_an_account_approved_is_a_member_of_its_mails() -> None:
+    before = accounts(acme=[HTTP, MAIL])
+    after = ConnectionSet(
+        accounts=tuple(
+            Account.model_validate({**account.model_dump(), "approved_recipients": ["@example.com"]})
+            for account in before.accounts
+        )
+    )
+    assert difference(before, after).changed == {"inbox": ("approved_recipients",)}
+    assert not difference(after, after).changed
+
+
 def test_a_change_of_kind_names_the_members_of_both() -> None:
     found = difference(accounts(acme=[HTTP]), accounts(acme=[{**MAIL, "name": "crm"}]))
     assert {"kind", "url", "recipients"} <= set(found.changed["crm"])

@@ -46,7 +46,7 @@ def window(
         ),
         pytest.param(
             window(8, slot="2026-03-08T03:30"),
-            6, False, "the window asked for has ended; a scheduled one, drop-000008, came after it", id="overtaken",
+            6, False, "the window asked for has ended; another one, drop-000008, came after it", id="overtaken",
         ),
     ],
 )  # fmt: skip

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
-from batcher.deliver import nothing_new, write
-from batcher.deliver_mail import MAX_ATTACHMENT, TooLarge, _Capped, first_byte_left
+from batcher.deliver import not_as_before, write
+from batcher.deliver_mail import first_byte_left
+from batcher.files.feed import Feed
 from batcher.files.name import content_name, final_name
 from batcher.files.packing import Packing
-from batcher.files.sink import Written
 from batcher.windows import State, WindowState
 from schemas.connection import Connection
 from schemas.delivery import Outcome
@@ -69,17 +70,11 @@ def test_a_file_is_called_after_the_local_day_of_its_seal(
 )
 def test_formulas_are_guarded_where_people_open_the_file(kind: str, guard: bool | None, cell: str) -> None:
     out = io.BytesIO()
-    written = write(out, connection(kind, file={"formula_guard": guard}), [["=1+1", "+491"]], PLAIN)
+    written = write(
+        out, connection(kind, file={"formula_guard": guard}), Feed.of([["=1+1", "+491"]]), PLAIN, None
+    )
     assert out.getvalue().decode() == f'"first_name","phone_e164"\r\n{cell}\r\n'
     assert (written.rows, written.bytes) == (1, len(out.getvalue()))
-
-
-@pytest.mark.parametrize(
-    ("empty", "rows", "expected"),
-    [("skip", 0, True), ("skip", 1, False), ("header", 0, False), ("header", 1, False)],
-)
-def test_an_empty_file(empty: str, rows: int, expected: bool) -> None:
-    assert nothing_new(Written(rows, 10, ""), connection("sftp", file={"empty": empty})) is expected
 
 
 @pytest.mark.parametrize(
@@ -89,6 +84,9 @@ def test_an_empty_file(empty: str, rows: int, expected: bool) -> None:
         pytest.param({"to:a": "", "to:b": ""}, False, id="everybody surely not"),
         pytest.param({"to:a": "", "to:b": State.SENDING}, True, id="one was under way"),
         pytest.param({"to:a": Outcome.DELIVERED, "to:b": ""}, True, id="one has it"),
+        pytest.param(
+            {"to:a": Outcome.REJECTED, "to:b": ""}, False, id="one is refused, the other surely not"
+        ),
         pytest.param({"to:a": "", "uncertain": "1"}, True, id="one may have it and gets it again"),
     ],
 )
@@ -96,9 +94,25 @@ def test_since_when_a_mailed_file_stays_as_it_is(fields: dict[str, str], expecte
     assert first_byte_left(fields) is expected
 
 
-def test_a_mail_has_room_for_so_much() -> None:
-    file = _Capped()
-    file.write(b"x" * (MAX_ATTACHMENT - 1))
-    file.write(b"x")
-    with pytest.raises(TooLarge, match="10 MiB, too large to mail: compress it, or deliver by SFTP"):
-        file.write(b"x")
+@pytest.mark.parametrize(
+    ("before", "index", "plain", "last", "leaves"),
+    [
+        pytest.param(None, 0, "aa", True, True, id="the first time"),
+        pytest.param(["aa"], 0, "aa", True, True, id="the same file"),
+        pytest.param(["aa", "bb"], 0, "aa", False, True, id="the first of two"),
+        pytest.param(["aa", "bb"], 1, "bb", True, True, id="the second of two"),
+        pytest.param(["aa"], 0, "bb", True, False, id="another file"),
+        pytest.param(["aa", "bb"], 0, "aa", True, False, id="one file of two"),
+        pytest.param(["aa"], 0, "aa", False, False, id="more files than before"),
+        pytest.param([], 0, "aa", True, False, id="a file where there was none"),
+    ],
+)
+def test_what_is_sent_again_is_what_was_sent(
+    before: list[str] | None, index: int, plain: str, last: bool, leaves: bool
+) -> None:
+    fields = {} if before is None else {"before": json.dumps(before)}
+    window = WindowState("c", 1, State.SEALED, "", 1, datetime(2020, 1, 1, tzinfo=UTC), "", 0, 0.0, fields)
+    found = not_as_before(window, index, plain, last=last)
+    assert (found is None) == leaves
+    if found is not None:
+        assert "export the time range by hand" in found.reason

@@ -67,6 +67,29 @@ def test_wanted(found: WindowState | None, asked: str | None, began: datetime, e
     assert wanted(("acme", CONNECTION), found, asked, began, NOW) == expected
 
 
+FULL = "full:2026-06-02T08:00:30.000+00:00"
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "began", "expected"),
+    [
+        pytest.param(None, None, NOW, FULL, id="the first window, before the first slot"),
+        pytest.param(window(State.CLOSED, TODAY), None, NOW, FULL, id="between slots"),
+        pytest.param(window(State.CLOSED, ""), None, NOW, FULL, id="no slot was claimed yet"),
+        pytest.param(window(State.CLOSED), None, NOW, TODAY, id="a slot is due as well: it counts"),
+        pytest.param(window(State.CLOSED, TODAY), EARLIER, NOW, f"asked:{EARLIER}", id="somebody asked as well: answered"),
+        pytest.param(window(State.SEALED, TODAY), None, NOW, "", id="a window under way comes first"),
+        pytest.param(window(State.SEALED, TODAY, retry_in=1), None, NOW, None, id="and its pause is not cut short"),
+        pytest.param(window(State.SEALED, TODAY, retry_in=300, held="1", tried_at=tried), None, NOW, None, id="held: no other passes it"),
+    ],
+)  # fmt: skip
+def test_wanted_of_a_full_window(
+    found: WindowState | None, asked: str | None, began: datetime, expected: str | None
+) -> None:
+    assert wanted(("acme", CONNECTION), found, asked, began, NOW, full=True) == expected
+    assert wanted(None, None, None, began, NOW, full=True) is None
+
+
 @pytest.mark.parametrize(
     ("found", "expected"),
     [

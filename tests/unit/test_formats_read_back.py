@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from batcher.files import json_lines, xlsx
 from batcher.files.artefact import write
 from batcher.files.cells import clean
+from batcher.files.feed import Feed
 from batcher.files.packing import Packing
 from batcher.files.sink import CannotBeWritten
 from schemas.files import CsvFormat, JsonLinesFormat, XlsxFormat
@@ -148,7 +149,7 @@ def test_a_sheet_that_has_no_room_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 )
 def test_a_row_of_another_width_is_a_bug_told_by_its_number(file) -> None:
     with pytest.raises(ValueError, match="row 2 has 1 cells for 2 columns"):
-        write(Discarded(), file, ["a", "b"], [["x", "y"], ["z"]], PACKED, guard=False)
+        write(Discarded(), file, ["a", "b"], Feed.of([["x", "y"], ["z"]]), PACKED, guard=False)
 
 
 # What no reader is known to bend: line ends and control characters are told of in test_csv_file.py.
@@ -168,7 +169,7 @@ def test_duckdb_and_python_read_the_same_values_from_csv(
     path: Path = tmp_path_factory.getbasetemp() / "read_back.csv"
     form = CsvFormat(delimiter=delimiter, quoting=quoting, line_end=line_end)
     with path.open("wb") as out:
-        assert write(out, form, ["a", "b", "c"], rows, PACKED, guard=False).rows == len(rows)
+        assert write(out, form, ["a", "b", "c"], Feed.of(rows), PACKED, guard=False).rows == len(rows)
     with path.open(newline="", encoding="utf-8") as text:
         assert list(csv.reader(text, delimiter=delimiter, strict=True)) == [["a", "b", "c"], *rows]
     found = duckdb.read_csv(

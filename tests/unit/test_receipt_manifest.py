@@ -88,7 +88,7 @@ def test_a_receipt_is_no_manifest() -> None:
     ("name", "encoded", "decode", "symbol"),
     [
         ("receipt.v1", RECEIPT.encode(), receipt.decode, "outcome"),
-        ("manifest.v1", WINDOW.encode(), manifest.decode, "kind"),
+        ("manifest.v2", WINDOW.encode(), manifest.decode, "kind"),
     ],
 )
 def test_a_symbol_newer_than_this_version_is_undecodable_not_a_crash(name, encoded, decode, symbol) -> None:
@@ -96,6 +96,13 @@ def test_a_symbol_newer_than_this_version_is_undecodable_not_a_crash(name, encod
     datum = codec.decode(encoded, 10, schema, None) | {symbol: "UNKNOWN"}
     with pytest.raises(Undecodable, match="newer"):
         decode(codec.encode(schema, encoded[:10], datum))
+
+
+def test_a_manifest_of_the_first_version_is_still_read() -> None:
+    first = codec.SingleObject("manifest.v1")
+    fields = [field["name"] for field in codec.shipped("manifest.v1")["fields"]]
+    datum = codec.SingleObject("manifest.v1", "manifest.v2").decode(WINDOW.encode())
+    assert manifest.decode(first.encode({name: datum[name] for name in fields})) == WINDOW
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ user's folder is ROOT/<user>. Every rename is an effect in the log, with size an
     --take          take a file away, into ROOT/.taken/<user>, in the moment it gets its final name
     --quota BYTES   no file may grow beyond this
     --stuck STEP    never answer a `login`, or never start a `session`
+    --no-rename     rename nothing, as servers do that keep files in an object store
+    --endless       a listing never ends, and holds names that are paths
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import hashlib
 import hmac
 import json
 import os
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,8 @@ class House:
     take: bool = False
     quota: int | None = None
     stuck: str | None = None
+    renames: bool = True
+    endless: bool = False
 
 
 class Logins(asyncssh.SSHServer):
@@ -77,8 +82,16 @@ class Folder(asyncssh.SFTPServer):
             raise OSError(errno.ENOSPC, "No space left on device")
         return super().write(file_obj, offset, data)
 
+    async def scandir(self, path: bytes) -> AsyncIterator[Any]:
+        async for name in super().scandir(path):
+            yield name
+        while self.house.endless:
+            yield asyncssh.SFTPName(b".one.part/../../other", b"", asyncssh.SFTPAttrs())
+
     def rename(self, oldpath: bytes, newpath: bytes) -> None:
         """Link, then unlink: the link fails where the target exists, in one step."""
+        if not self.house.renames:
+            raise asyncssh.SFTPOpUnsupported("no rename here")
         old, new = Path(os.fsdecode(self.map_path(oldpath))), Path(os.fsdecode(self.map_path(newpath)))
         os.link(old, new)
         old.unlink()
@@ -129,9 +142,20 @@ def main() -> None:
     parser.add_argument("--take", action="store_true")
     parser.add_argument("--quota", type=int)
     parser.add_argument("--stuck", choices=["login", "session"])
+    parser.add_argument("--no-rename", action="store_true")
+    parser.add_argument("--endless", action="store_true")
     given = parser.parse_args()
     users = json.loads(given.users.read_text())
-    house = House(given.root.resolve(), EffectLog(given.log), users, given.take, given.quota, given.stuck)
+    house = House(
+        given.root.resolve(),
+        EffectLog(given.log),
+        users,
+        take=given.take,
+        quota=given.quota,
+        stuck=given.stuck,
+        renames=not given.no_rename,
+        endless=given.endless,
+    )
     asyncio.run(serve(given.host, given.port, host_key(given.host_key), house))
 
 

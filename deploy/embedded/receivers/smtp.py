@@ -78,6 +78,7 @@ class Inbox:
                 path.write_bytes(content)
                 files.append(path.name)
             effect = {"kind": "mail", "number": self.last, "recipient": recipient, "files": files}
+            effect["subject"] = str(message["Subject"])
             ids = {"message_id": message["Message-ID"], "sha256": hashlib.sha256(raw).hexdigest()}
             self.log.append({**effect, **ids})
 

@@ -1,0 +1,109 @@
+"""A window sent once more: the same content from Kafka, checked against what its manifest says, or nothing.
+
+It has a number, a state and ids of its own, so nothing of it is taken for the window that was. It never waits
+for a person: what cannot be sent now is told, and may be asked for again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+
+from batcher.again import Wish
+from batcher.artefacts import Fields
+from batcher.deliver import Sending
+from batcher.files.name import AGAIN
+from batcher.flush import Flush
+from batcher.from_kafka import FromKafka
+from batcher.in_force import FileConnection, in_force
+from batcher.render import Damaged
+from batcher.windows import State, WindowState
+from consumer import connection_sets, manifests
+from consumer.run import Ground
+from consumer.stream import Record, read_all
+from schemas.connection import FileBase
+from schemas.delivery import Outcome
+from schemas.manifest import Manifest
+
+
+def told_of(remembered: manifests.Remembered, connection: str, number: int) -> Manifest | str:
+    """What is known of the window, or why it cannot be sent again, in words for people. Pure."""
+    found = remembered.windows.get(connection, {}).get(number)
+    if found is None:
+        return "Kafka remembers no such window: see `referrals windows`"
+    if found.outcome is None:
+        return "it has not ended yet: see `referrals windows`"
+    if found.account_id is None or found.sealed_at is None:
+        return "it was sealed by a release that did not note what this needs: export the time range by hand"
+    if not found.artefacts:
+        return "it had no file: nothing was sent"
+    return found
+
+
+class Resend:
+    """Sends the window of one wish, whose turn the caller has claimed."""
+
+    def __init__(self, ground: Ground, sending: Sending, wish: Wish) -> None:
+        self._ground, self._sending, self._wish = ground, sending, wish
+
+    def go(self, window: WindowState, current: FileConnection | None, now: float) -> WindowState:
+        """As far as it goes: to its end, or released for another try. Raises what Flush raises, and
+        StreamFailed.
+        """
+        if window.state is State.CLAIMED:
+            window = self._begin(window)
+        flush = Flush(self._sending, self._ground.out, self._ground.topics)
+        if window.state is not State.ENDED:
+            window = self._send(window, current, now)
+        if window.state is State.ENDED:
+            flush.close(window)
+        return window
+
+    def _begin(self, window: WindowState) -> WindowState:
+        """What the window is made of, from its manifest; or its end, where there is nothing to make it of."""
+        topics, settings = self._ground.topics, self._ground.settings
+        remembered = manifests.remember(settings.kafka, settings.kafka_config, topics)
+        told = told_of(remembered, self._wish.connection, self._wish.number)
+        asked: Fields = {"of": self._wish.number, "asked_at": self._wish.at.isoformat()}
+        if isinstance(told, str):
+            return self._ended(window, {**asked, "account": ""}, told)
+        assert told.sealed_at is not None
+        return self._sending.windows.advance(
+            window,
+            {
+                **asked,
+                "state": State.SEALED,
+                "marks": json.dumps([asdict(mark) for mark in told.marks]),
+                "digest": str(told.connection_digest),
+                "account": str(told.account_id),
+                "sealed_at": int(told.sealed_at.timestamp() * 1000),
+                "before": json.dumps([artefact.plain for artefact in told.artefacts]),
+                "suffix": "" if self._wish.same_name else f"{AGAIN}-{window.number}",
+            },
+            durable=True,
+        )
+
+    def _send(self, window: WindowState, current: FileConnection | None, now: float) -> WindowState:
+        windows, ground = self._sending.windows, self._ground
+        frozen = connection_sets.definition(windows.store, ground.topics, window.fields["digest"])
+        if not isinstance(frozen, FileBase):
+            raise LookupError(f"{window.id}: its definition is not in Redis")  # noqa: TRY004 - it is missing
+        read: Callable[[str, Mapping[int, int] | None], Iterator[Record]] = partial(
+            read_all, ground.settings.kafka, ground.settings.kafka_config
+        )
+        topics = (ground.topics.referrals, ground.topics.receipts)
+        rows = FromKafka(windows, window.fields["account"], frozen, topics, read, self._sending.by_id)
+        try:
+            rows.check(window.marks)
+        except Damaged as error:
+            return self._ended(window, {}, str(error))
+        sending = replace(self._sending, source=lambda _windows, _window: rows)
+        flush = Flush(sending, ground.out, ground.topics)
+        return flush.send(window, in_force(frozen, current, window), now)
+
+    def _ended(self, window: WindowState, fields: Fields, reason: str) -> WindowState:
+        """It cannot be sent, and says why."""
+        ended: Fields = {**fields, "state": State.ENDED, "outcome": Outcome.HELD, "reason": reason}
+        return self._sending.windows.advance(window, ended, durable=True)
