@@ -126,7 +126,9 @@ def _target(
             if logs_in_with_key(planned):
                 secret = {"private_key": f"${{file:{keys / planned.receiver}}}"}
             server = {"host": "127.0.0.1", "port": sftp_port, "username": planned.receiver, **secret}
-            written = {"delimiter": planned.delimiter, "bom": planned.delimiter == ";"}
+            written: dict[str, Any] = {"delimiter": planned.delimiter, "bom": planned.delimiter == ";"}
+            if planned.split:
+                written |= {"split": {"rows": planned.split}, "sidecar": True}
             return {**server, "host_keys": [host_key], "schedule": schedule, "file": written}
         case "email":
             uncertain = "resend" if planned.resend else "hold"

@@ -31,6 +31,8 @@ ACCOUNTS = tuple(
 #: Places in ACCOUNTS. Most are pushed to a CRM; these are not, or not only.
 ALL_KINDS = 0
 SFTP_ONLY = (3, 11, 19, 27, 35)
+#: The first of them gets several files a window.
+SPLIT_ROWS = 100
 EMAIL_ONLY = (4, 12, 20, 28, 36)
 #: CRMs that answer 503 with Retry-After at first; the demo sets them right.
 TROUBLED = (2, 9, 23, 31)
@@ -61,6 +63,8 @@ class Planned:
     #: Where files hold the referral's id; in a CRM's JSON it is always `referral_id`.
     id_column: str = "referral_id"
     delimiter: str = ","
+    #: The most rows of one file, beside which comes the document that lists them all. 0: one takes all.
+    split: int = 0
     recipients: tuple[str, ...] = ()
     #: A mail that may have arrived is sent again; the others hold it.
     resend: bool = False
@@ -128,6 +132,7 @@ def _connections(place: int) -> list[Planned]:
         account,
         id_column="Lead ID" if place % 3 == 0 else "referral_id",
         delimiter=";" if place % 4 == 3 else ",",
+        split=SPLIT_ROWS if place == SFTP_ONLY[0] else 0,
     )
     boxes = (f"leads@{account}.example", f"archive@{account}.example")[: 2 if place == EMAIL_ONLY[0] else 1]
     resend = place in EMAIL_ONLY[::2]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from deploy.embedded.accounts import Plan
 from deploy.embedded.receivers import read_effects
 from deploy.embedded.reconcile import Artefact, Request
+
+#: How the document that lists a window's files is called.
+DOCUMENT = ".manifest.json"
 
 
 def requests(log: Path) -> Iterator[tuple[float, Request]]:
@@ -23,14 +27,28 @@ def requests(log: Path) -> Iterator[tuple[float, Request]]:
 
 
 def files(log: Path, root: Path, plan: Plan) -> Iterator[Artefact]:
-    """Files that got their final name. Raises ValueError where one is not what was renamed."""
+    """Files that got their final name. Raises ValueError where one is not what was renamed, or not what the
+    document that came after it says.
+    """
+    listed: dict[tuple[str, str], str] = {}
     by_user = {planned.receiver: planned for planned in plan.connections if planned.kind == "sftp"}
     for line in read_effects(log):
         planned = by_user[line["user"]]
         content = (root / line["user"] / line["name"]).read_bytes()
         if hashlib.sha256(content).hexdigest() != line["sha256"]:
             raise ValueError(f"{line['name']} is not what it was when it got its name")
-        window = "-".join((planned.name, Path(line["name"]).stem.rpartition("-")[2]))
+        if line["name"].endswith(DOCUMENT):
+            told = json.loads(content)["files"]
+            wrong = [one["name"] for one in told if listed.get((line["user"], one["name"])) != one["sha256"]]
+            if wrong:
+                raise ValueError(
+                    f"{line['name']} lists {wrong[0]}, which had not come like that before"
+                )
+            continue
+        listed[line["user"], line["name"]] = line["sha256"]
+        # CONNECTION-DAY-NUMBER, and -FILE where there are several.
+        number = Path(line["name"]).stem.split("-")[-2 if planned.split else -1]
+        window = f"{planned.name}-{number}"
         ids = _ids(content, planned.id_column, planned.delimiter)
         yield Artefact(planned.name, "", window, line["name"], line["sha256"], ids)
 
