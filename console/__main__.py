@@ -11,6 +11,7 @@ import typer
 from console import again, connections, standing, trial
 from console import begin as beginning
 from console import export as exporting
+from console import past as past_windows
 from console import preview as previewing
 from console import publish as publishing
 from console import uncertain as held_back
@@ -18,6 +19,7 @@ from console import verify as verifying
 from console import windows as file_windows
 from console.show import count, note, say, table
 from consumer import log, service
+from consumer.service import Stop
 from consumer.topics import DEFAULT_PARTITIONS
 
 app = typer.Typer(
@@ -237,9 +239,18 @@ def verify(
 @app.command()
 def windows(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One connection; default: all.")] = None,
+    *,
+    past: Annotated[
+        int | None, typer.Option(min=1, max=10_000, metavar="COUNT", help="Its last windows and their files.")
+    ] = None,
 ) -> None:
     """Show where windows stand."""
-    table(file_windows.COLUMNS, file_windows.states(service.settings(), name))
+    if past is None:
+        table(file_windows.COLUMNS, file_windows.states(service.settings(), name))
+    elif name is None:
+        raise Stop("--past is of one connection: name it")
+    else:
+        table(past_windows.COLUMNS, past_windows.windows(service.settings(), name, past))
 
 
 @app.command()

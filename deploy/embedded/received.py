@@ -41,9 +41,7 @@ def files(log: Path, root: Path, plan: Plan) -> Iterator[Artefact]:
             told = json.loads(content)["files"]
             wrong = [one["name"] for one in told if listed.get((line["user"], one["name"])) != one["sha256"]]
             if wrong:
-                raise ValueError(
-                    f"{line['name']} lists {wrong[0]}, which had not come like that before"
-                )
+                raise ValueError(f"{line['name']} lists {wrong[0]}, which had not come like that before")
             continue
         listed[line["user"], line["name"]] = line["sha256"]
         # CONNECTION-DAY-NUMBER, and -FILE where there are several.

@@ -14,8 +14,8 @@ from confluent_kafka import Producer
 
 from batcher.again import Wish, Wishes
 from batcher.windows import State, Windows
+from console import past
 from console.again import resend
-from consumer.keys import Keys
 from consumer.log import silent
 from consumer.service import Stop
 from schemas import receipt as receipts
@@ -283,6 +283,19 @@ def test_the_command(place: Place, services: Parent, worker: Worker) -> None:
         resend(place.settings, "asked-000001", None, same_name=False)
 
 
-def test_keys_of_what_is_sent_again_stand_apart() -> None:
-    keys = Keys("referrals", "batch")  # type: ignore[arg-type]
-    assert keys.window("a") != keys.resend("a")
+def test_past_windows_are_listed_with_their_files(place: Place, worker: Worker) -> None:
+    connection = place.sftp_connection("past", file={"split": {"rows": 3}})
+    place.begin(connection)
+    flushed(place, worker, "past")
+    place.put(0, [connection], *PEOPLE)
+    flushed(place, worker, "past")
+    rows = past.windows(place.settings, "past", 10)
+    assert [(window, outcome, count) for window, _, outcome, _, count, *_ in rows] == [
+        ("past-000002", "DELIVERED", "3"),
+        ("past-000002", "DELIVERED", "2"),
+        ("past-000001", "DELIVERED", "0"),
+    ]
+    assert sorted(file for _, _, _, file, *_ in rows if file) == sorted(place.files("past"))
+    assert len(past.windows(place.settings, "past", 1)) == 2
+    with pytest.raises(Stop, match="Kafka remembers no window of nobody"):
+        past.windows(place.settings, "nobody", 1)
