@@ -71,8 +71,13 @@ def delivered(number: int) -> Fields:
     return {_delivered(number): 1}
 
 
+def none_delivered(count: int) -> Fields:
+    """Of `count` files none has, whatever was noted before."""
+    return {_delivered(number): "" for number in range(1, count + 1)}
+
+
 def is_delivered(fields: Mapping[str, str], number: int) -> bool:
-    return _delivered(number) in fields
+    return bool(fields.get(_delivered(number)))
 
 
 def counted(marks: Mapping[int, int]) -> str:

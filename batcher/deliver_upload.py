@@ -74,7 +74,9 @@ class _Transfer:
     def upload(self) -> Result | None:
         """On to UPLOADED, or how it ended instead."""
         if self.window.state is State.UPLOADED and self._awaits_a_rename_that_never_comes():
-            self.window = self._sending.windows.advance(self.window, {"state": State.SEALED}, durable=True)
+            count = len(artefacts.pinned(self.window.fields))
+            anew: Fields = {"state": State.SEALED, **artefacts.none_delivered(count)}
+            self.window = self._sending.windows.advance(self.window, anew, durable=True)
         if self.window.state is State.UPLOADED:
             return None
         if self._marks is None:
