@@ -3,6 +3,8 @@
 PYTHON ?= python3.13 python3.12 python3.11 python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Most of a test is waiting, so there are more processes than cores; each has a Kafka and a Valkey of its own.
+TESTERS ?= 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -18,7 +20,7 @@ up: $(VENV)/.ok  ## the same stack, running until Ctrl-C
 	$(RUN) -m deploy.embedded.up
 
 test: $(VENV)/.ok  ## all tests, on real servers
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 long: $(VENV)/.ok  ## the tests that `make test` leaves out
 	$(RUN) -m pytest -m long

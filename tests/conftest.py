@@ -1,10 +1,13 @@
-"""What every test can have: a Kafka, a Valkey, and enough open files."""
+"""What every test can have: a Kafka, a Valkey, and enough open files. How several processes share the run."""
 
 from __future__ import annotations
 
+import os
+
+import pytest
 from hypothesis import settings
 
-from deploy.embedded.processes import raise_open_files
+from deploy.embedded import processes
 
 pytest_plugins = ["tests.support.kafka", "tests.support.valkey"]
 
@@ -15,4 +18,13 @@ settings.load_profile("house")
 
 
 def pytest_configure() -> None:
-    raise_open_files()
+    processes.raise_open_files()
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        # Nobody may take the port of a server that another's test has killed and starts again.
+        number, workers = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        processes.PORTS = processes.PORTS[number::workers]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first, so that none is left to one process while the others have nothing to do."""
+    items.sort(key=lambda item: "faults" not in item.path.parts)

@@ -22,8 +22,9 @@ from consumer.crm.answers import Pause, Retry
 from consumer.exchange import ClientIdentity, Request
 from consumer.http_client import HttpClient
 from consumer.secrets import TTL_S, Secrets
+from deploy.embedded.processes import free_port
 from schemas.push import HttpConnection
-from tests.support.peers import LOCAL, answer, free_port, then_hang, then_reset
+from tests.support.peers import LOCAL, answer, then_hang, then_reset
 from tests.support.token_server import json_answer, refusal, token_server
 
 KEY = "2b0b3b0e-56a1-5f0c-8f3e-5a1d6b1c9d2e"

@@ -268,7 +268,7 @@ def test_a_server_that_is_stuck(house: House, at: str) -> None:
     begun = time.monotonic()
     found = sent(dataclasses.replace(house.target, timeout=SOON), lambda file: file.write(b"x" * 20_000_000))
     assert isinstance(found, Retry), found
-    assert time.monotonic() - begun < 5 * SOON
+    assert time.monotonic() - begun < 10 * SOON
 
 
 def test_a_listing_without_an_end(house: House) -> None:

@@ -31,10 +31,9 @@ from consumer.registry import Registry
 from consumer.store import Store
 from consumer.stream import Record, read_all
 from consumer.topics import Admin, Topics
-from deploy.embedded.processes import Command, start
+from deploy.embedded.processes import Command, free_port, start
 from schemas import referral
 from tests.support.kafka import Kafka
-from tests.support.peers import free_port
 from tests.support.referral_events import event
 from tests.support.valkey import Valkey, start_valkey
 

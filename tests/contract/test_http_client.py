@@ -18,8 +18,9 @@ from consumer.clients import MAX_CLIENTS
 from consumer.exchange import ClientIdentity, NotSent, Request, Response, Unknown, Unsendable
 from consumer.http_client import MAX_BODY, HttpClient
 from consumer.names import LOOKUP_S, MAX_LOOKUPS, REFRESH_S, RESOLVE_S
+from deploy.embedded.processes import free_port
 from tests.support.certificates import Authority
-from tests.support.peers import LOCAL, answer, free_port, peer, then_hang, then_reset
+from tests.support.peers import LOCAL, answer, peer, then_hang, then_reset
 
 OK = b"HTTP/1.1 200 OK\r\n"
 SECRETS = ("SECRET-QUERY", "SECRET-HEADER", "SECRET-BODY")

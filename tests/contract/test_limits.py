@@ -97,14 +97,21 @@ def test_no_second_has_more_places_than_allowed(bench: Bench, workers: int, per_
         got[worker] += grant.requests
     assert most_in(places, SECOND_US) <= per_second
     assert len(places) >= per_second, "a second and more, and less than a second's worth"
-    if per_second > 1:
+    if per_second >= 100:
+        # Here nobody waits for places used: of few, chance may leave somebody none.
         assert min(got.values()) > 0
 
 
-def test_one_who_wants_all_leaves_a_fair_part_of_the_second(bench: Bench) -> None:
-    limits = Limits(per_second=100)
+@pytest.mark.parametrize(
+    ("per_second", "part"),
+    [pytest.param(7, 1 / 10, id="7 a second"), pytest.param(100, 1 / 5, id="100 a second")],
+)
+def test_one_who_wants_all_leaves_a_fair_part_of_the_second(
+    bench: Bench, per_second: int, part: float
+) -> None:
+    limits = Limits(per_second=per_second)
     first = bench.ask("a", limits, 1_000)
-    assert 94 <= first.requests <= 100
+    assert 0.94 * per_second <= first.requests <= per_second
     got, ask_at = dict.fromkeys(NAMES, 0), dict.fromkeys(NAMES, 0.0)
     until = time.monotonic() + 3.0
     while (now := time.monotonic()) < until:
@@ -115,7 +122,7 @@ def test_one_who_wants_all_leaves_a_fair_part_of_the_second(bench: Bench) -> Non
             last_us = grant.first_us + grant.requests * grant.apart_us
             ask_at[worker] = now + (min(1.0, last_us / SECOND_US) if grant.requests else grant.again_s)
         time.sleep(0.002)
-    assert min(got.values()) > sum(got.values()) / 5
+    assert min(got.values()) > sum(got.values()) * part
 
 
 def test_a_clock_that_was_set_back_does_not_stop_the_line(bench: Bench) -> None:

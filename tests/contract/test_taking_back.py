@@ -83,6 +83,18 @@ class Bench:
         assert len(found) == count
         return found
 
+    def wait_paused(self) -> None:
+        """Its one paused connection: a pause may take most of a second."""
+        output = self.running.children["push"].output()
+        started = next(line for line in output.splitlines() if '"service.started"' in line)
+        address = f"http://127.0.0.1:{json.loads(started)['port']}/metrics"
+
+        def known() -> bool:
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                return b"\nreferral_connections_paused 1.0\n" in answer.read()
+
+        self.wait(known, "the worker knows of the pause")
+
     def mode(self, path: str, mode: str) -> Counter[str]:
         """Set what a path does; what its connection did so far."""
         address = f"http://127.0.0.1:{self.running.crm.port}/_control"
@@ -176,6 +188,7 @@ def test_one_given_up_after_its_answer_was_lost_is_taken_back_when_it_is_withdra
 
 def test_a_removal_reaches_what_memory_does_not_hold_of_a_paused_connection(bench: Bench) -> None:
     assert connections.pause(bench.running.settings, "waiting-crm", "the test says so")
+    bench.wait_paused()
     ids = new(MANY)
     bench.publish("waiting", ids)
     bench.wait_taken()

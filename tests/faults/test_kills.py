@@ -55,8 +55,8 @@ def set_up(running: Deployment) -> None:
 def test_nothing_is_lost_or_doubled_when_everything_is_killed(
     kafka: Kafka, topic_prefix: str, tmp_path: Path
 ) -> None:
-    seed = int(os.environ.get("REFERRALS_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}: REFERRALS_TEST_SEED={seed} repeats the schedule")
+    seed = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}: TEST_SEED={seed} repeats the schedule")
     chance = random.Random(seed)
     events = list(people.referrals(seed, PUBLISHED, ACCOUNTS, datetime.now(UTC)))
     for event in events:

@@ -31,8 +31,8 @@ GUST = 60
 
 @pytest.mark.timeout(240)
 def test_workers_killed_in_a_retry_storm_lose_and_change_nothing(kafka: Kafka, tmp_path: Path) -> None:
-    seed = int(os.environ.get("REFERRALS_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}: REFERRALS_TEST_SEED={seed} repeats the schedule")
+    seed = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}: TEST_SEED={seed} repeats the schedule")
     chance = random.Random(seed)
     with pushing(tmp_path, kafka.bootstrap) as push:
         push.connect("storm", "/{referral_id}", retry_seconds=PATIENT, key_ttl="604800")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import logging
 import re
 import shutil
@@ -29,8 +30,9 @@ FORMAT_SECONDS = 60
 VERSION_SECONDS = 20
 #: The oldest Java a Kafka 4 broker runs on.
 JAVA = 17
-#: Enough for tens of thousands of records; several suites may run at once.
-JVM = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC")
+#: Enough for tens of thousands of records; several suites may run at once. The optimising compiler would
+#: cost more than it brings in a few minutes.
+JVM = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 #: One broker that is its own controller. One partition for its own topics: fifty slow the first join.
 PROPERTIES: Mapping[str, str] = {
@@ -101,29 +103,33 @@ def _open_and_serving(port: int) -> Ready:
 
 def fetch_jars() -> Path:
     """The folder of Kafka's jars, fetched once: it appears whole or not at all. Raises StartError."""
-    if not JARS.is_dir():
-        fetching = JARS.with_name(f"{JARS.name}.{uuid.uuid4().hex}")
-        try:
-            # -C: a jar whose checksum is wrong fails the run.
-            maven = (
-                "mvn",
-                "-q",
-                "-B",
-                "-C",
-                "-Dstyle.color=never",
-                "-f",
-                str(POM),
-                "dependency:copy-dependencies",
-            )
-            _run((*maven, f"-DoutputDirectory={fetching}", "-DincludeScope=runtime"), FETCH_SECONDS)
-            try:
-                fetching.rename(JARS)
-            except OSError:
-                if not JARS.is_dir():  # another run was faster
-                    raise
-        finally:
-            shutil.rmtree(fetching, ignore_errors=True)
+    JARS.parent.mkdir(parents=True, exist_ok=True)
+    with JARS.with_name("kafka.lock").open("w") as lock:
+        # Processes that begin together must not download into Maven's one repository together.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not JARS.is_dir():
+            _fetch()
     return JARS
+
+
+def _fetch() -> None:
+    fetching = JARS.with_name(f"{JARS.name}.{uuid.uuid4().hex}")
+    try:
+        # -C: a jar whose checksum is wrong fails the run.
+        maven = (
+            "mvn",
+            "-q",
+            "-B",
+            "-C",
+            "-Dstyle.color=never",
+            "-f",
+            str(POM),
+            "dependency:copy-dependencies",
+        )
+        _run((*maven, f"-DoutputDirectory={fetching}", "-DincludeScope=runtime"), FETCH_SECONDS)
+        fetching.rename(JARS)
+    finally:
+        shutil.rmtree(fetching, ignore_errors=True)
 
 
 def _run(argv: tuple[str, ...], seconds: float) -> None:

@@ -5,7 +5,7 @@
 3. the embedded broker.
 
 Law: where the first or second can be expected to work and does not, the run fails; it never falls
-back in silence. REFERRALS_TEST_KAFKA=docker|java|embedded overrides the choice.
+back in silence. TEST_KAFKA=docker|java|embedded overrides the choice.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Kafka(Protocol):
 
 def choose() -> tuple[Kind, str]:
     """Which Kafka this machine gets, and why not a better one ('' for the best)."""
-    if given := os.environ.get("REFERRALS_TEST_KAFKA"):
-        return Kind(given), "as REFERRALS_TEST_KAFKA asks"
+    if given := os.environ.get("TEST_KAFKA"):
+        return Kind(given), "as TEST_KAFKA asks"
     if _docker_answers():
         return Kind.DOCKER, ""
     java = apache_kafka.java_version()

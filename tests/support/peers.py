@@ -124,10 +124,3 @@ async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
         (line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0"
     )
     return head, await reader.readexactly(int(length.partition(b":")[2]))
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
