@@ -126,8 +126,13 @@ def not_as_before(window: WindowState, index: int, plain: str, *, last: bool) ->
         return None
     return Hold(
         f"file {index + 1} of {len(before)} would not be the one that was sent, since a referral in it was "
-        "erased or a record is gone: export the time range by hand"
+        "erased, a record is gone, or its file was edited while it waited: export the time range by hand"
     )
+
+
+def nothing_as_before(window: WindowState) -> Hold | None:
+    """The same of a window that has no rows any more: what was sent had some."""
+    return not_as_before(window, 0, "", last=True)
 
 
 def resolved(sending: Sending, connection: UploadConnection, *names: str) -> dict[str, str | None] | Hold:

@@ -18,7 +18,7 @@ from batcher.channels import Hold, Retry, mail
 from batcher.channels.mail import Attachment, Fenced, Refused, Sent, Uncertain
 from batcher.deliver import TOLD_NOTHING, Finished, Result, Sending, sidecar
 from batcher.files.name import sidecar_name
-from batcher.kept import kept
+from batcher.kept import forget, kept
 from batcher.windows import State, WindowState
 from consumer import log, metrics
 from schemas.connection import CsvFormat, EmailConnection
@@ -43,13 +43,22 @@ def by_mail(sending: Sending, window: WindowState, connection: EmailConnection) 
         if ended is not None:
             return window, ended
     mailing = _Mailing(sending, window, connection)
-    return mailing.send(), mailing.result()
+    window, result = mailing.send(), mailing.result()
+    if not isinstance(result, Finished) and not first_byte_left(window.fields):
+        # Still a person may mend what its files are, or its way.
+        forget(sending.windows, window)
+        window = sending.windows.advance(window, {"state": State.SEALED, "files": 0}, durable=False)
+    return window, result
 
 
 def first_byte_left(fields: Mapping[str, str]) -> bool:
     """Whether some recipient may have got something of this window. Pure."""
     states = (value for name, value in fields.items() if name.startswith("to:"))
     return "uncertain" in fields or any(state not in {"", Outcome.REJECTED} for state in states)
+
+
+def _refused(field: str, state: str) -> bool:
+    return field.startswith("to:") and state == Outcome.REJECTED
 
 
 class _Mailing:
@@ -79,9 +88,8 @@ class _Mailing:
                 self._to(recipient, number, field, attachments)
         if self._trouble is None and self._refused() == len(self._connection.recipients):
             self._trouble = Hold("every recipient is refused by its mail system: check the addresses")
-            cleared = {
-                _field(r, n): "" for r in self._connection.recipients for n in range(1, self._count + 1)
-            }
+            # What somebody has, or may have, stays as it is.
+            cleared = {name: "" for name, told in self.window.fields.items() if _refused(name, told)}
             self.window = self._sending.windows.advance(self.window, cleared, durable=False)
         return self.window
 

@@ -25,6 +25,7 @@ from batcher.deliver import (
     Result,
     Sending,
     not_as_before,
+    nothing_as_before,
     packed_with,
     rows_of,
     sidecar,
@@ -111,7 +112,10 @@ class _Transfer:
         feed = Feed(rows)
         limit = split_at(self._connection)
         if feed.following is None and self._connection.file.empty != "header":
-            facts: Fields = {"rows": 0, "left_out": rows.left_out}
+            changed = nothing_as_before(self.window)
+            if changed is not None:
+                return changed
+            facts: Fields = {"rows": 0, "left_out": rows.left_out, "files": 0}
             self.window = self._sending.windows.advance(self.window, facts, durable=False)
             return NOTHING_NEW if self._connection.file.empty == "skip" else None
         more = True

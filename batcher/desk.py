@@ -18,7 +18,7 @@ from batcher.again import Wishes
 from batcher.deliver import Sending
 from batcher.full import FULL, Full
 from batcher.in_force import FileConnection
-from batcher.turn import Turn
+from batcher.turn import RESEND, Turn
 from batcher.windows import ASKED, State, Windows, WindowState
 from consumer import connection_sets, metrics
 from consumer.run import Ground
@@ -135,9 +135,12 @@ class Desk:
             late = time.monotonic() < self._not_before.get(name, 0.0)
             if busy in self._busy or name in paused or waits or late:
                 continue
+            # One under way may be closed before its turn comes: the wish it fulfils opens no second one.
+            under_way = window is not None and window.state is not State.CLOSED
+            slot = "" if under_way else f"{RESEND}{wish.window}"
             seen = window.number if window is not None else 0
             current = self._files[name][1] if name in self._files else None
-            self._busy[busy] = (self._pool.submit(self._turn.resend, wish, current, seen), now)
+            self._busy[busy] = (self._pool.submit(self._turn.resend, wish, current, slot, seen), now)
 
     def _pause(self, name: str, seconds: float) -> None:
         self._not_before[name] = time.monotonic() + seconds

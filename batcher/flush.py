@@ -22,7 +22,7 @@ from batcher.files.sink import CannotBeWritten
 from batcher.in_force import FileConnection
 from batcher.render import Damaged
 from batcher.windows import State, WindowState
-from consumer import log, metrics
+from consumer import connection_sets, log, metrics
 from consumer.kafka_out import KafkaOut, Out
 from consumer.topics import Topics
 from schemas.codec import Undecodable
@@ -75,6 +75,8 @@ class Flush:
 
     def send(self, window: WindowState, connection: FileConnection, now: float) -> WindowState:
         """From SEALED on to ENDED, or released for another try. `connection`: as frozen at the seal."""
+        if window.state is State.SEALED and not window.again:
+            window = self._noted(window, connection)
         try:
             window, result = self._by_channel(window, connection)
         except (Damaged, Undecodable) as error:
@@ -142,6 +144,10 @@ class Flush:
         if connection.file.empty == "skip" and not sum(mark.rows for mark in window.marks):
             return window, NOTHING_NEW
         match connection:
+            case SftpConnection() | FtpsConnection() if window.state is State.SENDING:
+                return window, Hold(
+                    "mails of it are under way, and its connection is no longer: make it one for email again"
+                )
             case SftpConnection():
                 return by_sftp(self._sending, window, connection)
             case FtpsConnection():
@@ -154,6 +160,17 @@ class Flush:
             case _:
                 assert_never(connection)
 
+    def _noted(self, window: WindowState, connection: FileConnection) -> WindowState:
+        """What it is made with, where it was mended since the seal: whoever goes on with it, or sends it once
+        more, makes the same.
+        """
+        digest = connection_digest(connection)
+        if digest == window.fields.get("made_with", window.fields["digest"]):
+            return window
+        if not connection_sets.remember(self._windows.store, self._topics, connection):
+            return window
+        return self._windows.advance(window, {"made_with": digest}, durable=False)
+
     def _tell(self, manifest: Manifest) -> None:
         self._out.send([Out(self._topics.manifests, manifest.key, manifest.encode())])
 
@@ -162,7 +179,7 @@ class Flush:
             kind=Kind.WINDOW,
             at=datetime.now(UTC),
             connection=window.connection,
-            connection_digest=window.fields["digest"],
+            connection_digest=window.fields.get("made_with", window.fields["digest"]),
             window=window.number,
             slot=window.slot,
             marks=window.marks,

@@ -22,7 +22,7 @@ from schemas.codec import Undecodable
 from schemas.connection import Account, ConnectionSet, FileConnection
 from schemas.delivery import Outcome
 from schemas.manifest import Mark
-from schemas.referral import Referral, SchemaById
+from schemas.referral import EventType, Referral, SchemaById
 
 #: Rows handed on at once.
 PAGE = 500
@@ -55,8 +55,8 @@ class FromKafka:
         self._router = Router(ConnectionSet(accounts=(Account(account=account, connections=(frozen,)),)))
         self._read, self._by_id = read, by_id
         self._doubled: dict[int, set[int]] = {}
-        #: By partition and 64 bits of the referral's id, about 0.1 kB each.
-        self._latest: dict[tuple[int, int], int] = {}
+        #: By partition, then by 64 bits of the referral's id, about 0.1 kB each.
+        self._latest: dict[int, dict[int, int]] = {}
 
     def check(self, marks: Sequence[Mark]) -> None:
         """Read everything once, as far as the marks reach. Raises Damaged where these are not the rows that
@@ -81,7 +81,8 @@ class FromKafka:
             yield page
 
     def latest(self, partition: int, ids: Sequence[str]) -> Mapping[str, int]:
-        return {i: self._latest.get((partition, _short(i)), 0) for i in ids}
+        latest = self._latest.get(partition, {})
+        return {i: latest.get(_short(i), 0) for i in ids}
 
     def removals(self, partition: int, ids: Sequence[str]) -> Mapping[str, Removal]:
         return self._windows.removals(partition, ids)
@@ -89,12 +90,13 @@ class FromKafka:
     def _same(self, mark: Mark) -> bool:
         """Whether the records give what was sealed; on the way learn the latest revisions."""
         digest, count = "", 0
+        latest: dict[int, int] = {}
         for record, referral in self._rows(mark):
             digest = digest_of(digest, row(record.offset, record.value or b""))
             count += 1
-            key = (mark.partition, _short(referral.referral_id))
-            if referral.revision > self._latest.get(key, 0):
-                self._latest[key] = referral.revision
+            if referral.revision > latest.get(key := _short(referral.referral_id), 0):
+                latest[key] = referral.revision
+        self._latest[mark.partition] = latest
         return (count, digest) == (mark.rows, mark.digest)
 
     def _rows(self, mark: Mark) -> Iterator[tuple[Record, Referral]]:
@@ -113,20 +115,23 @@ class FromKafka:
             referral = referrals.decode(record.value, self._by_id, routing_only=True)
         except Undecodable:
             return None
-        if referral.is_test or referral.event_type.removes:
+        if referral.is_test or referral.event_type.removes or referral.event_type is EventType.UNKNOWN:
             return None
         return referral if self._router.connections(referral) else None
 
     def _second_publications(self, marks: Sequence[Mark]) -> dict[int, set[int]]:
         """Offsets intake dropped, by partition."""
         found: dict[int, set[int]] = {mark.partition: set() for mark in marks}
+        reach = {mark.partition: range(mark.start, mark.to) for mark in marks}
         for record in self._read(self._receipts, None):
             try:
                 told = receipts.decode(record.value or b"")
             except Undecodable:
                 continue
-            if told.outcome is Outcome.DUPLICATE_UPSTREAM and told.service == SERVICE:
-                found.get(told.partition or 0, set()).add(told.offset or 0)
+            partition, offset = told.partition or 0, told.offset or 0
+            dropped = told.outcome is Outcome.DUPLICATE_UPSTREAM and told.service == SERVICE
+            if dropped and offset in reach.get(partition, ()):
+                found[partition].add(offset)
         return found
 
 

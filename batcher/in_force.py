@@ -30,6 +30,8 @@ def in_force(frozen: FileConnection, current: FileConnection | None, window: Win
     match frozen, current:
         case EmailConnection(), EmailConnection():
             return current.model_copy(update={**content, "subject": frozen.subject})
+        case _, EmailConnection() if window.state is State.SENDING:
+            return current.model_copy(update=content)
         case _ if current is not None and window.state is State.SEALED:
             return current.model_copy(update=content)
         case _:

@@ -28,9 +28,14 @@ def tell(windows: Windows, window: WindowState, fields: dict[str, str | int]) ->
     told = windows.advance(window, {**fields, "kept": window.token}, durable=False)
     for key in _keys(windows, told):
         windows.store.command("PERSIST", key)
-    if window.fields.get("kept", told.fields["kept"]) != told.fields["kept"]:
-        forget(windows, window)
     return told
+
+
+def discard(windows: Windows, window: WindowState, count: int) -> None:
+    """What the holder has put by, up to file `count`, and will not tell."""
+    keys = [windows.kept_file(window.connection, window.token, n) for n in range(1, count + 1)]
+    if keys:
+        windows.store.command("UNLINK", *keys)
 
 
 def kept(windows: Windows, window: WindowState, number: int) -> bytes | None:

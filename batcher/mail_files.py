@@ -12,6 +12,7 @@ from batcher.deliver import (
     Finished,
     Sending,
     not_as_before,
+    nothing_as_before,
     packed_with,
     rows_of,
     split_at,
@@ -41,21 +42,41 @@ def make(
     sending: Sending, window: WindowState, connection: EmailConnection
 ) -> tuple[WindowState, Finished | Hold | None]:
     """Make the files and keep them: SENDING, durable with the next barrier. Or how the window ended."""
+    # Of an earlier making nothing has left: nobody needs it, and soon nothing would tell of it.
+    kept.forget(sending.windows, window)
     marks = sending.windows.marks_now(sending.partitions)
     making = _Making(sending, window, connection, marks)
-    facts: Fields = {"first_byte": artefacts.counted(marks)}
-    held = making.all()
-    facts |= {"rows": sum(file.rows for file in making.files), "left_out": making.left_out}
+    try:
+        held = making.all()
+        if held is None:
+            window = _told(sending, window, connection, making, marks)
+    except Exception:
+        making.discard()
+        raise
     if held is not None:
+        making.discard()
         return window, held
     if not making.files and connection.file.empty == "skip":
-        return sending.windows.advance(window, facts, durable=False), NOTHING_NEW
-    facts |= {"state": State.SENDING, "files": 0}
-    for number, file in enumerate(making.files, 1):
-        facts |= artefacts.pin(number, file)
-    window = kept.tell(sending.windows, window, facts)
+        return window, NOTHING_NEW
     sending.step("kept")
     return window, None
+
+
+def _told(
+    sending: Sending,
+    window: WindowState,
+    connection: EmailConnection,
+    making: _Making,
+    marks: dict[int, int],
+) -> WindowState:
+    rows = sum(file.rows for file in making.files)
+    facts: Fields = {"rows": rows, "left_out": making.left_out, "files": 0}
+    facts |= {"first_byte": artefacts.counted(marks)}
+    for number, file in enumerate(making.files, 1):
+        facts |= artefacts.pin(number, file)
+    if not making.files and connection.file.empty == "skip":
+        return sending.windows.advance(window, facts, durable=False)
+    return kept.tell(sending.windows, window, {**facts, "state": State.SENDING})
 
 
 class _Making:
@@ -74,7 +95,7 @@ class _Making:
         rows, feed = self._from(0)
         if feed.following is None and self._connection.file.empty != "header":
             self.left_out = rows.left_out
-            return None
+            return nothing_as_before(self._window)
         more = True
         while more:
             start = feed.following or 0
@@ -88,6 +109,10 @@ class _Making:
             more = feed.following is not None
             self.left_out = rows.left_out
         return None
+
+    def discard(self) -> None:
+        """None of them will be sent: a window that is tried again and again would fill Redis with them."""
+        kept.discard(self._sending.windows, self._window, len(self.files))
 
     def _from(self, start: int) -> tuple[Rows, Feed]:
         rows = rows_of(self._sending, self._window, self._connection, self._marks, start)

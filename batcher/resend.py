@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from batcher.again import Wish
@@ -21,14 +22,18 @@ from batcher.in_force import FileConnection, in_force
 from batcher.render import Damaged
 from batcher.windows import State, WindowState
 from consumer import connection_sets, manifests
+from consumer.intake import MARKS_KEPT_MS
 from consumer.run import Ground
 from consumer.stream import Record, read_all
-from schemas.connection import FileBase
+from schemas.connection import CsvFormat, FileBase
 from schemas.delivery import Outcome
 from schemas.manifest import Manifest
 
+#: A removal mark may be forgotten after this; until then whoever was erased since the seal stays out.
+ERASED_KNOWN = timedelta(milliseconds=MARKS_KEPT_MS)
 
-def told_of(remembered: manifests.Remembered, connection: str, number: int) -> Manifest | str:
+
+def told_of(remembered: manifests.Remembered, connection: str, number: int, now: datetime) -> Manifest | str:
     """What is known of the window, or why it cannot be sent again, in words for people. Pure."""
     found = remembered.windows.get(connection, {}).get(number)
     if found is None:
@@ -37,9 +42,28 @@ def told_of(remembered: manifests.Remembered, connection: str, number: int) -> M
         return "it has not ended yet: see `referrals windows`"
     if found.account_id is None or found.sealed_at is None:
         return "it was sealed by a release that did not note what this needs: export the time range by hand"
+    if now - found.sealed_at > ERASED_KNOWN:
+        return (
+            f"it was sealed over {ERASED_KNOWN.days} days ago, and nobody knows for longer who was "
+            "erased since: export the time range by hand"
+        )
     if not found.artefacts:
         return "it had no file: nothing was sent"
     return found
+
+
+def nowhere(connection: str) -> str:
+    """Why nothing of it is sent again once it was taken out, or is pushed to by now."""
+    return f"{connection} is no file connection any more: there is nowhere to send its windows to"
+
+
+def as_then(frozen: FileConnection) -> FileConnection:
+    """With what followed from its kind said aloud, so that another way makes no other file. Pure."""
+    if not isinstance(frozen.file, CsvFormat):
+        return frozen
+    return frozen.model_copy(
+        update={"file": frozen.file.model_copy(update={"formula_guard": frozen.guarded})}
+    )
 
 
 class Resend:
@@ -53,7 +77,7 @@ class Resend:
         StreamFailed.
         """
         if window.state is State.CLAIMED:
-            window = self._begin(window)
+            window = self._begin(window, current, datetime.fromtimestamp(now, UTC))
         flush = Flush(self._sending, self._ground.out, self._ground.topics)
         if window.state is not State.ENDED:
             window = self._send(window, current, now)
@@ -61,12 +85,14 @@ class Resend:
             flush.close(window)
         return window
 
-    def _begin(self, window: WindowState) -> WindowState:
+    def _begin(self, window: WindowState, current: FileConnection | None, now: datetime) -> WindowState:
         """What the window is made of, from its manifest; or its end, where there is nothing to make it of."""
         topics, settings = self._ground.topics, self._ground.settings
         remembered = manifests.remember(settings.kafka, settings.kafka_config, topics)
-        told = told_of(remembered, self._wish.connection, self._wish.number)
+        told = told_of(remembered, self._wish.connection, self._wish.number, now)
         asked: Fields = {"of": self._wish.number, "asked_at": self._wish.at.isoformat()}
+        if current is None and not isinstance(told, str):
+            told = nowhere(self._wish.connection)
         if isinstance(told, str):
             return self._ended(window, {**asked, "account": ""}, told)
         assert told.sealed_at is not None
@@ -94,6 +120,7 @@ class Resend:
             read_all, ground.settings.kafka, ground.settings.kafka_config
         )
         topics = (ground.topics.referrals, ground.topics.receipts)
+        frozen = as_then(frozen)
         rows = FromKafka(windows, window.fields["account"], frozen, topics, read, self._sending.by_id)
         try:
             rows.check(window.marks)

@@ -57,10 +57,11 @@ class Turn:
             if held is not None:
                 self._advance(*held, named)
 
-    def resend(self, wish: Wish, current: FileConnection | None, seen: int) -> None:
-        """Send a window once more, or go on with it. `seen`: how many of the connection were."""
-        name = wish.connection
-        with self._held(name, f"{RESEND}{wish.window}", seen, scheduled=False, again=True) as held:
+    def resend(self, wish: Wish, current: FileConnection | None, slot: str, seen: int) -> None:
+        """Send a window once more under `slot`, or with '' go on with it. `seen`: how many of the connection
+        were.
+        """
+        with self._held(wish.connection, slot, seen, scheduled=False, again=True) as held:
             if held is None:
                 return
             windows, window = held
@@ -102,7 +103,10 @@ class Turn:
         flush = Flush(self._new_sending(windows), self._ground.out, self._ground.topics)
         if window.state in {State.CLAIMED, State.SEALED}:
             window = flush.seal(window, named, time.time())
-        frozen = connection_sets.definition(windows.store, self._ground.topics, window.fields["digest"])
+        # An uploaded file is looked for by what was sealed; before, what was mended once stays so.
+        mended = window.fields.get("made_with") if window.state is not State.UPLOADED else None
+        digest = mended or window.fields["digest"]
+        frozen = connection_sets.definition(windows.store, self._ground.topics, digest)
         if not isinstance(frozen, FileBase):
             raise LookupError(f"{window.id}: its definition is not in Redis")  # noqa: TRY004 - it is missing
         if window.state is not State.ENDED:

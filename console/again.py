@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from batcher.again import Wish, Wishes
-from batcher.resend import told_of
+from batcher.resend import nowhere, told_of
 from batcher.windows import State, Windows, WindowState
 from console.ground import standing
 from console.show import one_line
@@ -26,7 +26,7 @@ def resend(settings: Settings, window: str, wait_s: float | None, *, same_name: 
     """Ask for it; what became of it, as far as `wait_s` seconds tell. Raises Stop."""
     name, number = parsed(window)
     with standing(settings) as ground:
-        told = told_of(ground.remembered, name, number)
+        told = told_of(ground.remembered, name, number, datetime.now(UTC))
         if isinstance(told, str):
             raise Stop(f"{window} cannot be sent again: {told}")
         _require_way(ground, name, str(told.connection_digest))
@@ -64,7 +64,7 @@ def outcome(window: WindowState | None, wish: Wish) -> str | None:
 def _require_way(ground: Ground, name: str, digest: str) -> None:
     connections = connection_sets.current(ground.store, ground.topics).set.by_name()
     if name not in connections or connections[name][1].kind not in FILE_KINDS:
-        raise Stop(f"{name} is no file connection any more: there is nowhere to send its windows to")
+        raise Stop(nowhere(name))
     if connection_sets.definition(ground.store, ground.topics, digest) is None:
         raise Stop(f"the definition {name} had is no longer known: export the time range by hand")
 

@@ -101,6 +101,18 @@ def waiting(store: Store, topics: Topics, partitions: int, name: str) -> int:
     return sum(int(found) for found in store.commands(asked))
 
 
+def remember(store: Store, topics: Topics, connection: AnyConnection) -> bool:
+    """Keep a definition that was never in force as it stands. False where no file could say it."""
+    given = connection.model_dump(mode="json")
+    try:
+        _CONNECTION.validate_python(given)
+    except ValueError:
+        return False
+    keys = Keys(topics.referrals, Role.PUSH)
+    store.command("HSET", keys.definitions, connection_digest(connection), canonical(given))
+    return True
+
+
 def definition(store: Store, topics: Topics, digest: str) -> AnyConnection | None:
     """The connection as it stood under `digest`."""
     found = store.command("HGET", Keys(topics.referrals, Role.PUSH).definitions, digest)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batcher import mail_files
 from batcher.channels.mail import Relay
 from batcher.files.manifest import parse
 from batcher.windows import State
 from console.verify import verify
+from deploy.embedded.processes import free_port
 from schemas.delivery import Outcome
 from tests.support.batch import USER, House, house
 from tests.support.desk import Worker, flushed, state
@@ -284,3 +287,162 @@ def test_a_recipient_in_trouble_keeps_nobody_waiting(
     assert {"b": 1, **later} == expected
     (told,) = place.receipts(name)
     assert (told.outcome, (told.reason or "").startswith(reason or "")) == (Outcome.DELIVERED, True)
+
+
+@pytest.mark.parametrize("last", ["550", "drop"])
+def test_refused_for_a_later_file_alone_nobody_gets_an_earlier_one_twice(
+    place: House, worker: Worker, tmp_path: Path, last: str
+) -> None:
+    """The mailbox is closed after the first mail, or after the second, which nobody knows of."""
+    name = f"closes-{last}"
+    recipient = f"a@{name}.example"
+    connection = place.email_connection(name, recipients=[recipient], file={"split": {"rows": 1}})
+    place.empty(connection)
+    people = [person(n) for n in range(3)]
+    place.intake.put(0, [connection], *people)
+    with ExitStack() as stack:
+        port = free_port()
+        opened = stack.enter_context(smtp_receiver(tmp_path / "open", port=port))
+
+        def refuse() -> None:
+            opened.kill()
+            stack.enter_context(smtp_receiver(tmp_path / "closed", "--mode", f"{recipient}=550", port=port))
+
+        def unknown() -> None:
+            opened.kill()
+            dropping = smtp_receiver(tmp_path / "dropping", "--mode", f"{recipient}=drop", port=port)
+            between = stack.enter_context(dropping)
+
+            def then_refuse() -> None:
+                between.kill()
+                mode = ("--mode", f"{recipient}=550")
+                stack.enter_context(smtp_receiver(tmp_path / "closed", *mode, port=port))
+
+            worker.at["sent"] = then_refuse
+
+        worker.relay = Relay("127.0.0.1", port, 10.0, starttls=False)
+        worker.at["sent"] = refuse if last == "550" else unknown
+        place.ask(name)
+        worker.go()
+        assert [mail["recipient"] for mail in opened.effects("mail")] == [recipient]
+    found = place.state(name)
+    assert found is not None
+    assert (found.held, found.reason[:31]) == (True, "every recipient is refused by i")
+    worker.relay = Relay("127.0.0.1", place.smtp.port, 10.0, starttls=False)
+    place.later(name)
+    worker.go()
+    assert state(place, name)[0] is State.CLOSED
+    left = people[1:] if last == "550" else people[2:]
+    assert [mail["content"] for mail in place.mails(name)["a"]] == [csv_of([one]) for one in left]
+
+
+def test_a_window_that_waits_keeps_no_files(place: House, worker: Worker, tmp_path: Path) -> None:
+    """Each try would leave what a mail takes, ten times."""
+    connection = place.email_connection("waits", file={"split": {"rows": 2}})
+    place.empty(connection)
+    people = [person(n) for n in range(4)]
+    place.intake.put(0, [connection], *people)
+    modes = [word for box in "ab" for word in ("--mode", f"{box}@waits.example=451")]
+    with smtp_receiver(tmp_path / "busy", *modes) as busy:
+        worker.relay = Relay("127.0.0.1", busy.port, 10.0, starttls=False)
+        place.ask("waits")
+        worker.go()
+    assert place.store.command("KEYS", "*:file:*") == []
+    # Mended to what is too many, then to what fits.
+    place.store.command("HSET", place.keys.window("waits"), "held", 1)
+    place.apply(place.email_connection("waits", file={"split": {"rows": 1}}))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(mail_files, "MAX_MAILS", 3)
+        for _ in range(2):
+            place.later("waits")
+            worker.go()
+            found = place.state("waits")
+            assert found is not None
+            assert (found.held, found.reason[:24]) == (True, "it would be over 3 mails")
+            assert place.store.command("KEYS", "*:file:*") == []
+    worker.relay = Relay("127.0.0.1", place.smtp.port, 10.0, starttls=False)
+    place.later("waits")
+    worker.go()
+    assert [mail["content"] for mail in place.mails("waits")["a"]] == [csv_of([one]) for one in people]
+    assert place.store.command("KEYS", "*:file:*") == []
+
+
+@pytest.mark.parametrize("way", ["smaller files", "another way"])
+def test_what_the_relay_does_not_take_leaves_once_it_is_mended(
+    place: House, worker: Worker, tmp_path: Path, way: str
+) -> None:
+    name = way.replace(" ", "-")
+    connection = place.email_connection(name, recipients=[f"a@{name}.example"])
+    place.empty(connection)
+    people = [person(1), person(2)]
+    place.intake.put(0, [connection], *people)
+    with smtp_receiver(tmp_path / "small", "--mode", f"a@{name}.example=data-552") as small:
+        worker.relay = Relay("127.0.0.1", small.port, 10.0, starttls=False)
+        place.ask(name)
+        worker.go()
+    found = place.state(name)
+    assert found is not None
+    assert (found.held, "send fewer rows or use SFTP" in found.reason) == (True, True)
+    worker.relay = Relay("127.0.0.1", place.smtp.port, 10.0, starttls=False)
+    split = {"split": {"rows": 1}}
+    if way == "smaller files":
+        place.apply(place.email_connection(name, recipients=[f"a@{name}.example"], file=split))
+    else:
+        place.apply(place.sftp_connection(name, file={"sidecar": True}))
+    place.later(name)
+    worker.go()
+    assert place.closed(name, 1), state(place, name)
+    if way == "smaller files":
+        assert [mail["content"] for mail in place.mails(name)["a"]] == [csv_of([one]) for one in people]
+    else:
+        files = place.files(name)
+        assert [files[file] for file in sorted(files) if file.endswith(".csv")] == [csv_of(people)]
+        assert len(files) == 2
+
+
+def test_a_window_mailed_after_its_server_failed_is_mailed_to_its_end(
+    place: House, worker: Worker, tmp_path: Path
+) -> None:
+    """What some recipient has goes to the others, and not to the server it was sealed for."""
+    name = "by-mail-now"
+    first = place.sftp_connection(name, host_keys=["SHA256:" + "A" * 43])
+    place.empty(first)
+    place.intake.put(0, [first], person(1))
+    place.ask(name)
+    worker.go()
+    found = place.state(name)
+    assert found is not None
+    assert found.held
+    place.apply(place.email_connection(name))
+    with smtp_receiver(tmp_path / "busy", "--mode", f"b@{name}.example=451") as busy:
+        worker.relay = Relay("127.0.0.1", busy.port, 10.0, starttls=False)
+        place.later(name)
+        worker.go()
+        (mail,) = busy.effects("mail")
+    worker.relay = Relay("127.0.0.1", place.smtp.port, 10.0, starttls=False)
+    place.apply(place.sftp_connection(name))
+    place.later(name)
+    worker.go()
+    assert place.closed(name, 1), state(place, name)
+    assert mail["recipient"] == f"a@{name}.example"
+    assert {box: len(mails) for box, mails in place.mails(name).items()} == {"b": 1}
+    assert place.files(name) == {}
+
+
+def test_what_was_not_sent_in_the_end_is_not_told(place: House, worker: Worker, tmp_path: Path) -> None:
+    connection = place.email_connection("all-erased")
+    place.empty(connection)
+    place.intake.put(0, [connection], person(1))
+    modes = [word for box in "ab" for word in ("--mode", f"{box}@all-erased.example=451")]
+    with smtp_receiver(tmp_path / "busy", *modes) as busy:
+        worker.relay = Relay("127.0.0.1", busy.port, 10.0, starttls=False)
+        place.ask("all-erased")
+        worker.go()
+        place.intake.remove("r-000001", erased=True)
+        place.later("all-erased")
+        worker.go()
+    assert place.closed("all-erased", 1)
+    (manifest,) = place.manifests("all-erased")
+    (told,) = place.receipts("all-erased")
+    assert (manifest.artefacts, told.digest, told.rows) == ((), None, 0)
+    assert place.store.command("KEYS", "*:file:*") == []

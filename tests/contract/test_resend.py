@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
+from threading import Event
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import pyzipper
 from confluent_kafka import Producer
 
 from batcher.again import Wish, Wishes
+from batcher.desk import Desk
 from batcher.windows import State, Windows
 from console import past
 from console.again import resend
@@ -257,6 +260,132 @@ def test_killed_on_the_way_it_is_sent_again_once(
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parent]:
     with parent(tmp_path_factory.mktemp("services")) as running:
         yield running
+
+
+def test_what_intake_refused_stays_out(place: Place, worker: Worker) -> None:
+    """An event newer than this release lies between, as a dead letter."""
+    connection = place.sftp_connection("newer")
+    place.begin(connection)
+    place.put(0, [connection], PEOPLE[0])
+    place.put(0, [], {**person(9), "event_type": "UNKNOWN"})
+    place.put(0, [connection], PEOPLE[1])
+    flushed(place, worker, "newer")
+    sent_again(place, worker, "newer")
+    assert list(place.files("newer").values()) == [csv_of(PEOPLE[:2])] * 2
+
+
+def test_a_publication_that_was_dropped_supersedes_nothing(place: Place, worker: Worker) -> None:
+    connection = place.sftp_connection("older")
+    place.begin(connection)
+    place.put(0, [connection], CORRECTED)
+    flushed(place, worker, "older")
+    dropped = place.publish(0, CORRECTED)
+    place.intake.put(0, [], CORRECTED)
+    earlier = {**CORRECTED, "revision": 1, "email": "between@example.com"}
+    place.put(0, [connection], earlier)
+    flushed(place, worker, "older")
+    tell(place, dropped)
+    sent_again(place, worker, "older", 2)
+    again = [content for file, content in place.files("older").items() if "-resend-1" in file]
+    assert again == [csv_of([earlier])]
+
+
+@pytest.mark.parametrize("kind", ["sftp", "email"])
+@pytest.mark.parametrize("empty", ["skip", "note"])
+def test_a_window_of_which_everybody_was_erased_is_not_sent_again(
+    place: Place, worker: Worker, kind: str, empty: str
+) -> None:
+    name = f"none-left-{kind}-{empty}"
+    made = place.sftp_connection if kind == "sftp" else place.email_connection
+    connection = made(name, file={"empty": empty, "sidecar": kind == "sftp"})
+    place.begin(connection)
+    place.put(0, [connection], PEOPLE[0])
+    flushed(place, worker, name)
+    place.intake.remove(PEOPLE[0]["referral_id"], erased=True)
+    place.wish(name)
+    worker.go()
+    _, outcome, reason = place.again(name)
+    assert (outcome, "a referral in it was erased" in reason) == (Outcome.HELD, True), reason
+    assert (
+        len(place.files(name)) == 2 if kind == "sftp" else {1} == {len(m) for m in place.mails(name).values()}
+    )
+
+
+def test_a_worker_that_comes_late_sends_nothing_twice(place: Place, worker: Worker) -> None:
+    """It saw the window under way, waited for a thread, and found it closed."""
+    connection = place.sftp_connection("late")
+    place.begin(connection)
+    place.put(0, [connection], *PEOPLE)
+    flushed(place, worker, "late")
+    wish = place.wish("late")
+    with ThreadPoolExecutor(1) as pool:
+        free = Event()
+        other = Desk(place.ground, "other", worker._sending, pool)
+        pool.submit(free.wait, 20)
+        worker.at["uploaded"] = lambda: other.look(datetime.now(UTC))
+        worker.go()
+        assert place.again("late")[:2] == (State.CLOSED, Outcome.DELIVERED)
+        free.set()
+        assert not wait([future for future, _ in other._busy.values()], timeout=20).not_done
+    assert Wishes(place.store, place.keys).all() == {}
+    window = Windows(place.store, place.keys, again=True).state("late")
+    assert window is not None
+    assert (window.number, window.asked_at) == (1, wish.at)
+    assert len(place.files("late")) == 2
+
+
+def test_what_was_uploaded_is_mailed_as_it_was(place: Place, worker: Worker) -> None:
+    """The guard against formulas, which is on for mails alone, would make it another file."""
+    before = place.sftp_connection("mailed-now", fields=["referral_id", "email", "phone_raw"])
+    place.begin(before)
+    place.put(0, [before], {**person(1), "phone_raw": "+61400000001"})
+    flushed(place, worker, "mailed-now")
+    place.apply(place.email_connection("mailed-now", fields=["referral_id", "email", "phone_raw"]))
+    sent_again(place, worker, "mailed-now")
+    for mails in place.mails("mailed-now").values():
+        assert [mail["content"] for mail in mails] == list(place.files("mailed-now").values())
+
+
+def test_a_window_that_was_mended_is_made_as_it_was_sent(place: Place, worker: Worker) -> None:
+    """In between a server is down, which changes nothing in what was mended."""
+    name, odd = "mended", {**person(1), "email": "\u4e00@example.com"}
+    wrong = place.sftp_connection(name, file={"encoding": "latin-1"})
+    place.begin(wrong)
+    place.put(0, [wrong], odd)
+    place.ask(name)
+    worker.go()
+    place.apply(place.sftp_connection(name, file={"delimiter": ";"}))
+    place.sftp.kill()
+    for again in range(2):
+        if again:
+            place.sftp.restart()
+        found = place.state(name)
+        assert found is not None
+        assert found.held == (not again), found.reason
+        place.later(name)
+        worker.go()
+    assert place.closed(name, 1)
+    place.apply(place.email_connection(name))
+    sent_again(place, worker, name)
+    (content,) = place.files(name).values()
+    assert content == csv_of([odd]).replace(b",", b";")
+    assert {mail["content"] for mails in place.mails(name).values() for mail in mails} == {content}
+
+
+def test_nowhere_to_send_it(place: Place, worker: Worker) -> None:
+    """Taken out between the wish and its turn."""
+    connection = place.sftp_connection("nowhere")
+    place.begin(connection)
+    place.put(0, [connection], *PEOPLE)
+    flushed(place, worker, "nowhere")
+    place.apply(place.sftp_connection("another"))
+    place.wish("nowhere")
+    worker.go()
+    state, outcome, reason = place.again("nowhere")
+    assert (state, outcome) == (State.CLOSED, Outcome.HELD)
+    assert reason == "nowhere is no file connection any more: there is nowhere to send its windows to"
+    assert len(place.files("nowhere")) == 1
+    assert Wishes(place.store, place.keys).all() == {}
 
 
 def test_the_command(place: Place, services: Parent, worker: Worker) -> None:

@@ -119,6 +119,7 @@ GONE = {"place": "acme@third.example.com:22/."}
         pytest.param(email(), email(subject="New", recipients=["b@example.com"]), window(State.SENDING), email(recipients=["b@example.com"]), id="mail: who gets it is not frozen, what is"),
         pytest.param(email(), sftp(**CONTENT), window(), sftp(fields=["referral_id"], schedule={"cron": "0 9 * * *"}), id="too large to mail: another kind"),
         pytest.param(email(), sftp(), window(State.SENDING), email(), id="another kind, too late"),
+        pytest.param(sftp(), email(), window(State.SENDING), email(fields=["referral_id", "email"], schedule={"cron": "0 8 * * *", "zone": "Australia/Sydney"}), id="mailed since another kind failed: to its end"),
         pytest.param(sftp(), sftp(file={"format": "xlsx"}), window(), sftp(), id="how it is written stays"),
         pytest.param(sftp(), sftp(file={"format": "xlsx"}, **FIELDS), window(held="1"), sftp(file={"format": "xlsx"}), id="held: a person mends it"),
         pytest.param(sftp(), sftp(file={"format": "xlsx"}), window(State.UPLOADED, held="1", **HERE), sftp(), id="held, too late to mend"),
