@@ -137,7 +137,9 @@ class _Mailing:
                 self._advance({field: Outcome.REJECTED}, durable=True)
             case Retry() | Hold():
                 self._advance({field: ""}, durable=False)
-                self._trouble = answer
+                # What waits for a person is told before what passes by itself.
+                if not isinstance(self._trouble, Hold):
+                    self._trouble = answer
             case Fenced():
                 raise AssertionError("before_data raises where the window is gone")
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from batcher import schedule
 from batcher.again import Wishes
 from batcher.deliver import Sending
+from batcher.flush import HELD_S
 from batcher.full import FULL, Full
 from batcher.in_force import FileConnection
 from batcher.turn import RESEND, Turn
@@ -47,11 +48,12 @@ def wanted(
     """The slot to claim, '' to take up the window under way, None for nothing. Pure.
 
     `named`: account and connection, None where the connection is no longer in force: then only what was
-    sealed already goes out. A wish ends the pause before the next try, too. `full`: the open window has the
-    rows or bytes its schedule waits for; where a slot is due as well, the window is the slot's.
+    sealed already goes out. `began`: the `since` of `schedule.due`. A wish ends the pause before the next
+    try, too. `full`: the open window has the rows or bytes its schedule waits for; where a slot is due as
+    well, the window is the slot's.
     """
     if window is not None and window.state is not State.CLOSED:
-        ready = window.retry_at <= now.timestamp() or _wished_since(window, asked)
+        ready = not _pausing(window, now) or _wished_since(window, asked, now)
         return "" if ready and (named is not None or window.state is not State.CLAIMED) else None
     if named is None:
         return None
@@ -63,10 +65,17 @@ def wanted(
     return f"{FULL}{now.astimezone(UTC).isoformat(timespec='milliseconds')}" if full else None
 
 
-def _wished_since(window: WindowState, asked: str | None) -> bool:
-    """Whether somebody asked after the last try."""
+def _pausing(window: WindowState, now: datetime) -> bool:
+    """Whether the pause between its tries lasts; one longer than any was noted by a clock that was ahead."""
+    return 0 < window.retry_at - now.timestamp() <= HELD_S
+
+
+def _wished_since(window: WindowState, asked: str | None, now: datetime) -> bool:
+    """Whether somebody asked after the last try. By a clock that is ahead: once that time has come, or every
+    look would be another try.
+    """
     tried = int(window.fields.get("tried_at", "0"))
-    return asked is not None and datetime.fromisoformat(asked).timestamp() >= tried
+    return asked is not None and tried <= datetime.fromisoformat(asked).timestamp() <= now.timestamp()
 
 
 def last_slot(window: WindowState | None) -> str | None:
@@ -131,7 +140,7 @@ class Desk:
                 # A worker died before it could forget what was done.
                 self._wishes.done(wish)
                 continue
-            waits = window is not None and window.retry_at > now.timestamp()
+            waits = window is not None and _pausing(window, now)
             late = time.monotonic() < self._not_before.get(name, 0.0)
             if busy in self._busy or name in paused or waits or late:
                 continue
@@ -139,8 +148,10 @@ class Desk:
             under_way = window is not None and window.state is not State.CLOSED
             slot = "" if under_way else f"{RESEND}{wish.window}"
             seen = window.number if window is not None else 0
-            current = self._files[name][1] if name in self._files else None
-            self._busy[busy] = (self._pool.submit(self._turn.resend, wish, current, slot, seen), now)
+            self._busy[busy] = (
+                self._pool.submit(self._turn.resend, wish, self._files.get(name), slot, seen),
+                now,
+            )
 
     def _pause(self, name: str, seconds: float) -> None:
         self._not_before[name] = time.monotonic() + seconds
@@ -159,10 +170,12 @@ class Desk:
         return not wait(under_way, timeout=JOIN_S).not_done
 
     def _since(self, name: str, window: WindowState | None, now: datetime) -> datetime:
-        """When the schedule began to count: at our first look, until a scheduled window was claimed."""
-        if last_slot(window) is not None:
-            return now
-        if name not in self._began:
+        """When the schedule began to count: at our first look, until a scheduled window was claimed; from
+        then on when the newest was, by Redis's clock.
+        """
+        if window is not None and last_slot(window) is not None:
+            return window.since
+        if self._began.get(name, now) > now or name not in self._began:
             self._began[name] = self._windows.began(name, now)
         return self._began[name]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from batcher.windows import State, WindowState
 from schemas.connection import EmailConnection, FileConnection, SftpConnection, UploadConnection
 
-__all__ = ["FileConnection", "in_force", "place"]
+__all__ = ["FileConnection", "in_force", "own", "place"]
 
 
 def in_force(frozen: FileConnection, current: FileConnection | None, window: WindowState) -> FileConnection:
@@ -36,6 +36,13 @@ def in_force(frozen: FileConnection, current: FileConnection | None, window: Win
             return current.model_copy(update=content)
         case _:
             return frozen
+
+
+def own(named: tuple[str, FileConnection] | None, window: WindowState) -> FileConnection | None:
+    """The connection in force, `named` with its account, where it is of the account whose rows these are:
+    another account may have its name by now.
+    """
+    return named[1] if named is not None and named[0] == window.fields["account"] else None
 
 
 def place(connection: UploadConnection) -> str:

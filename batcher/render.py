@@ -114,6 +114,12 @@ class Rows:
         removals = self._source.removals(partition, ids)
         latest = self._source.latest(partition, ids)
         first_byte = None if self._first_byte is None else self._first_byte.get(partition, 0)
+        account = self._window.fields.get("account")
+        if account is not None and any(referral.account_id != account for _, referral in found):
+            raise Damaged(
+                f"{self._window.id} has rows of another account than {account}: "
+                "export the time range by hand for each"
+            )
         for at, referral in found:
             removal = removals.get(referral.referral_id)
             gone = removal is not None and leaves_out(removal, referral.revision, sealed, first_byte)

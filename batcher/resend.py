@@ -18,10 +18,10 @@ from batcher.deliver import Sending
 from batcher.files.name import AGAIN
 from batcher.flush import Flush
 from batcher.from_kafka import FromKafka
-from batcher.in_force import FileConnection, in_force
+from batcher.in_force import FileConnection, in_force, own
 from batcher.render import Damaged
 from batcher.windows import State, WindowState
-from consumer import connection_sets, manifests
+from consumer import connection_sets, log, manifests
 from consumer.intake import MARKS_KEPT_MS
 from consumer.run import Ground
 from consumer.stream import Record, read_all
@@ -72,26 +72,28 @@ class Resend:
     def __init__(self, ground: Ground, sending: Sending, wish: Wish) -> None:
         self._ground, self._sending, self._wish = ground, sending, wish
 
-    def go(self, window: WindowState, current: FileConnection | None, now: float) -> WindowState:
+    def go(self, window: WindowState, named: tuple[str, FileConnection] | None, now: float) -> WindowState:
         """As far as it goes: to its end, or released for another try. Raises what Flush raises, and
         StreamFailed.
         """
         if window.state is State.CLAIMED:
-            window = self._begin(window, current, datetime.fromtimestamp(now, UTC))
+            window = self._begin(window, named, datetime.fromtimestamp(now, UTC))
         flush = Flush(self._sending, self._ground.out, self._ground.topics)
         if window.state is not State.ENDED:
-            window = self._send(window, current, now)
+            window = self._send(window, named, now)
         if window.state is State.ENDED:
             flush.close(window)
         return window
 
-    def _begin(self, window: WindowState, current: FileConnection | None, now: datetime) -> WindowState:
+    def _begin(
+        self, window: WindowState, named: tuple[str, FileConnection] | None, now: datetime
+    ) -> WindowState:
         """What the window is made of, from its manifest; or its end, where there is nothing to make it of."""
         topics, settings = self._ground.topics, self._ground.settings
         remembered = manifests.remember(settings.kafka, settings.kafka_config, topics)
         told = told_of(remembered, self._wish.connection, self._wish.number, now)
         asked: Fields = {"of": self._wish.number, "asked_at": self._wish.at.isoformat()}
-        if current is None and not isinstance(told, str):
+        if not isinstance(told, str) and (named is None or named[0] != told.account_id):
             told = nowhere(self._wish.connection)
         if isinstance(told, str):
             return self._ended(window, {**asked, "account": ""}, told)
@@ -111,7 +113,7 @@ class Resend:
             durable=True,
         )
 
-    def _send(self, window: WindowState, current: FileConnection | None, now: float) -> WindowState:
+    def _send(self, window: WindowState, named: tuple[str, FileConnection] | None, now: float) -> WindowState:
         windows, ground = self._sending.windows, self._ground
         frozen = connection_sets.definition(windows.store, ground.topics, window.fields["digest"])
         if not isinstance(frozen, FileBase):
@@ -128,9 +130,10 @@ class Resend:
             return self._ended(window, {}, str(error))
         sending = replace(self._sending, source=lambda _windows, _window: rows)
         flush = Flush(sending, ground.out, ground.topics)
-        return flush.send(window, in_force(frozen, current, window), now)
+        return flush.send(window, in_force(frozen, own(named, window), window), now)
 
     def _ended(self, window: WindowState, fields: Fields, reason: str) -> WindowState:
         """It cannot be sent, and says why."""
+        log.trouble("resend.refused", window=self._wish.window, reason=reason)
         ended: Fields = {**fields, "state": State.ENDED, "outcome": Outcome.HELD, "reason": reason}
         return self._sending.windows.advance(window, ended, durable=True)

@@ -21,15 +21,18 @@ _KEPT = 4_096
 def due(schedule: Schedule, last: str | None, since: datetime, now: datetime) -> Slot | None:
     """The slot whose window is to be sealed at `now`, or None.
 
-    `last`: the text of the last claimed slot (`Slot.text`); without one, `since` is when the
-    connection's windows began, and only slots after it count. Both instants are aware. Slots are
-    compared by the instants they were due, so a schedule edited in zone or form neither repeats one
-    nor waits a day. Raises ValueError when `last` is not a slot's text.
+    `last`: the text of the last claimed slot (`Slot.text`), and `since` when the newest window was
+    claimed; without one, `since` is when the connection's windows began, and only slots after it count.
+    Both instants are aware. Slots are compared by the instants they were due, so a schedule edited in
+    zone or form neither repeats one nor waits a day. A text that cannot be read, of a zone that is gone,
+    and a slot that is yet to come, claimed while a clock was ahead, count from `since`.
     """
     latest = last_slot(schedule, now)
     if latest is None:
         return None
-    claimed = since if last is None else _parsed(last, schedule.zone).due
+    claimed = since if last is None else _claimed(last, schedule.zone) or since
+    if claimed > now:
+        claimed = min(claimed, since)
     return latest if latest.due > claimed else None
 
 
@@ -59,4 +62,9 @@ def _last_slot(schedule: Schedule, minute: datetime) -> Slot | None:
     return slots.last_of(schedule.walls, schedule.zone, minute)
 
 
-_parsed = lru_cache(_KEPT)(slots.parse)
+@lru_cache(_KEPT)
+def _claimed(last: str, zone: str) -> datetime | None:
+    try:
+        return slots.parse(last, zone).due
+    except ValueError:
+        return None

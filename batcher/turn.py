@@ -16,7 +16,7 @@ from batcher.again import Wish, Wishes
 from batcher.deliver import Sending
 from batcher.flush import Flush
 from batcher.full import FULL
-from batcher.in_force import FileConnection, in_force
+from batcher.in_force import FileConnection, in_force, own
 from batcher.resend import Resend
 from batcher.windows import ASKED, LEASE_MS, Gone, State, Windows, WindowState
 from consumer import connection_sets, log, metrics
@@ -57,7 +57,7 @@ class Turn:
             if held is not None:
                 self._advance(*held, named)
 
-    def resend(self, wish: Wish, current: FileConnection | None, slot: str, seen: int) -> None:
+    def resend(self, wish: Wish, named: tuple[str, FileConnection] | None, slot: str, seen: int) -> None:
         """Send a window once more under `slot`, or with '' go on with it. `seen`: how many of the connection
         were.
         """
@@ -66,7 +66,7 @@ class Turn:
                 return
             windows, window = held
             resend = Resend(self._ground, self._new_sending(windows), wish)
-            if resend.go(window, current, time.time()).state is State.ENDED:
+            if resend.go(window, named, time.time()).state is State.ENDED:
                 Wishes(windows.store, windows.keys).done(wish)
 
     @contextmanager
@@ -110,8 +110,8 @@ class Turn:
         if not isinstance(frozen, FileBase):
             raise LookupError(f"{window.id}: its definition is not in Redis")  # noqa: TRY004 - it is missing
         if window.state is not State.ENDED:
-            current = named[1] if named is not None else None
-            window = flush.send(window, in_force(frozen, current, window), time.time())
+            way = in_force(frozen, own(named, window), window)
+            window = flush.send(window, way, time.time())
         if window.state is State.ENDED:
             flush.close(window)
 

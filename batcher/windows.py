@@ -222,12 +222,18 @@ class Windows:
         return {p: int(value or 0) for p, value in enumerate(found)}
 
     def began(self, connection: str, now: datetime) -> datetime:
-        """Since when the connection has windows; `now` when it is asked for the first time."""
+        """Since when the connection has windows; `now` when it is asked for the first time, and where a clock
+        that was ahead noted a time yet to come.
+        """
         stamp = now.astimezone(UTC).isoformat()
         _, found = self.store.commands(
             [("HSETNX", self._began, connection, stamp), ("HGET", self._began, connection)]
         )
-        return datetime.fromisoformat(text(found))
+        noted = datetime.fromisoformat(text(found))
+        if noted <= now:
+            return noted
+        self.store.command("HSET", self._began, connection, stamp)
+        return now
 
     def connections(self) -> set[str]:
         """All that ever had windows."""

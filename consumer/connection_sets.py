@@ -66,10 +66,13 @@ def known(store: Store, topics: Topics, digest: str) -> bool:
 
 
 def apply(store: Store, out: KafkaOut, topics: Topics, wanted: ConnectionSet, partitions: int) -> int:
-    """Put `wanted` in force and return its version. Raises Stop when another set came in between."""
+    """Put `wanted` in force and return its version. Raises Stop when another set came in between, and where
+    a name would change hands with what waits under it.
+    """
     keys = Keys(topics.referrals, Role.PUSH)
     connections = [connection for account in wanted.accounts for connection in account.connections]
     if connections:
+        _require_own(store, topics, partitions, wanted)
         definitions = {connection_digest(c): canonical(c.model_dump(mode="json")) for c in connections}
         store.command("HSET", keys.definitions, *(item for pair in definitions.items() for item in pair))
     before = version(store, topics)
@@ -89,6 +92,20 @@ def apply(store: Store, out: KafkaOut, topics: Topics, wanted: ConnectionSet, pa
     )
     manifests.tell(out, topics, statement)
     return number
+
+
+def _require_own(store: Store, topics: Topics, partitions: int, wanted: ConnectionSet) -> None:
+    """What waits under a name came for one account. Raises Stop."""
+    key, accounts = Keys(topics.referrals, Role.PUSH).owners, wanted.by_name()
+    for name, owner in store.hash(key).items():
+        account = accounts[name][0] if name in accounts else owner
+        left = waiting(store, topics, partitions, name) if account != owner else 0
+        if left:
+            raise Stop(
+                f"{name} has {left:,} rows or deliveries waiting for account {owner}, so account {account} "
+                "cannot have that name yet: let them end first, or give the new connection a name of its own"
+            )
+    store.command("HSET", key, *(item for name, (account, _) in accounts.items() for item in (name, account)))
 
 
 def waiting(store: Store, topics: Topics, partitions: int, name: str) -> int:

@@ -84,6 +84,11 @@ class Keys:
         return f"{self.topic}:definitions"
 
     @property
+    def owners(self) -> str:
+        """Which account had a connection's name last, in force or not."""
+        return f"{self.topic}:owners"
+
+    @property
     def paused(self) -> str:
         return f"{self.topic}:paused"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
-from schemas import approval
+from schemas import approval, grammar
 from schemas.connection import FILE_KINDS, NAME, REFERENCE, Idempotency
 from schemas.problem import Problem, join
 from schemas.yaml_lines import Node
@@ -26,8 +26,8 @@ _SECRET_VALUE = re.compile(r"\s*(bearer|basic|digest|token)\s+\S", re.IGNORECASE
 #: What a template takes from the referral, and what is left to be a secret.
 _FIELD = re.compile(r"\{[^{}]*\}")
 _OWN = re.compile(r"\w")
-#: Parts of a file's name that two connections may well differ in.
-_TELLS_APART = re.compile(r"\{(account|campaign|connection|window)\b")
+#: Parts of a file's name that no two connections share.
+_TELLS_APART = re.compile(r"\{(connection|window)\b")
 _BY_REFERENCE = "keep it out of the file: ${env:NAME} or ${file:/run/secrets/x}"
 
 _BEARER = '{kind: bearer, token: "${env:NAME}"}'
@@ -99,14 +99,16 @@ def _file_names(files: Sequence[tuple[str, Node]]) -> Iterator[Problem]:
             place = tuple(
                 text.lower() for m in ("host", "directory") for text, _, _ in _texts([(node, "")], m)
             )
+            account = "".join(text for text, _, _ in _texts([(root, "")], "account"))
+            chosen = "".join(str(item.plain) for item in _items(node, "campaigns"))
             for text, line, at in _texts([(form, join(where, "file"))], "name") if form and place else ():
                 if _TELLS_APART.search(text):
                     continue
-                at_file, at_line = first.setdefault((*place, text), (file, line))
+                stands = text.replace("{account}", account).replace("{campaign}", chosen).lower()
+                at_file, at_line = first.setdefault((*place, stands), (file, line))
                 if (at_file, at_line) != (file, line):
-                    what = (
-                        f"files of another connection get the same names in this folder ({at_file}:{at_line})"
-                    )
+                    there = f"{at_file}:{at_line}"
+                    what = f"files of another connection get the same names in this folder ({there})"
                     yield Problem(file, line, at, what, "add {connection}")
 
 
@@ -162,7 +164,9 @@ def _unapproved(root: Node) -> Iterator[_Fault]:
     for where, node in _connections(root) if approved else ():
         name = next((f" of {text}" for text, _, _ in _texts([(node, "")], "name") if NAME.match(text)), "")
         for index, item in enumerate(_items(node, "recipients")):
-            if item.kind == "text" and not approval.covers(approved, item.plain):
+            # Of what is no address, its form is told.
+            mailbox = item.kind == "text" and grammar.is_mailbox(item.plain)
+            if mailbox and not approval.covers(approved, item.plain):
                 what = f"recipient {index + 1}{name} is not among the account's approved_recipients"
                 yield item.line, f"{where}.recipients[{index}]", what, "add it there, or leave it out here"
 

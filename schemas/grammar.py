@@ -97,9 +97,14 @@ def _base(value: str) -> str:
     return value
 
 
-def _mailbox(value: str) -> str:
+def is_mailbox(value: str) -> bool:
+    """Whether it is a plain address."""
     local = value.partition("@")[0]
-    if not _MAILBOX.fullmatch(value) or len(value) > 254 or len(local) > 64:
+    return bool(_MAILBOX.fullmatch(value)) and len(value) <= 254 and len(local) <= 64
+
+
+def _mailbox(value: str) -> str:
+    if not is_mailbox(value):
         raise ValueError(
             "give a plain email address such as leads@example.com (ASCII, with a full domain; one of another "
             "script in its xn-- form)"
@@ -154,7 +159,8 @@ def _zone(value: str) -> str:
 
 def _other_zone(value: str) -> str:
     """What to write instead of a zone that is unknown: the names have regions, and some were renamed."""
-    known = sorted(available_timezones())
+    # `Etc/GMT+2` lies west of Greenwich: the other way than whoever writes GMT+2 means.
+    known = sorted(zone for zone in available_timezones() if not re.search("GMT[+-]", zone))
     place = value.rpartition("/")[2].replace(" ", "_").lower()
     same = [zone for zone in known if zone.rpartition("/")[2].lower() == place and "/" in zone]
     near = next(iter(same or get_close_matches(value, known, n=1, cutoff=0.8)), None)

@@ -224,6 +224,9 @@ def test_since_when_a_connection_has_windows(windows: Windows) -> None:
     assert windows.began(NAME, NOW) == NOW
     assert windows.began(NAME, NOW.replace(hour=9)) == NOW
     assert windows.connections() == {NAME}
+    # A clock that was ahead noted a time yet to come.
+    assert windows.began(NAME, NOW.replace(hour=7)) == NOW.replace(hour=7)
+    assert windows.began(NAME, NOW) == NOW.replace(hour=7)
 
 
 # Sealing.

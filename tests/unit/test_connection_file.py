@@ -149,6 +149,7 @@ def test_a_good_file_is_an_account() -> None:
         pytest.param("account: acme", 'account: acme\napproved_recipients: ["@ACME.example"]', 0, "", "", id="approved by domain"),
         pytest.param("account: acme", "account: acme\napproved_recipients: [x@acme.example, Leads@Acme.Example]", 0, "", "", id="approved by mailbox"),
         pytest.param("account: acme", 'account: acme\napproved_recipients: ["@other.example", lead@acme.example]', 25, "connections[2].recipients[0]", "recipient 1 of weekly is not among the account's approved_recipients; add it there, or leave it out here", id="not approved"),
+        pytest.param("zone: Australia/Sydney", "zone: GMT+2", 20, "connections[1].schedule.zone", "give an IANA time zone such as Australia/Sydney", id="a zone whose like lies the other way"),
         pytest.param("account: acme", 'account: acme\napproved_recipients: ["@example"]', 3, "approved_recipients[0]", "a whole domain as", id="approved top domain"),
         pytest.param("account: acme", 'account: acme\napproved_recipients: ["*@acme.example"]', 3, "approved_recipients[0]", "a whole domain as", id="approved by a star"),
         pytest.param("account: acme", 'account: acme\napproved_recipients: ["@bücher.example"]', 3, "approved_recipients[0]", "xn-- form", id="approved domain beyond ASCII"),
@@ -254,6 +255,14 @@ def test_every_pushed_kind_is_taken_as_written() -> None:
     ]  # fmt: skip
     assert [connection.recognises_repeats for connection in found.connections] == [False] + [True] * 5
     assert load_definition(ConnectionSet(accounts=(found,)).definition()).accounts == (found,)
+
+
+@pytest.mark.parametrize("recipient", ['"Leads <leads@acme.example>"', '"leads@\u0430cme.example"'])
+def test_what_is_no_address_is_told_as_that_and_not_as_one_nobody_approved(recipient: str) -> None:
+    approved = edited("account: acme", 'account: acme\napproved_recipients: ["@acme.example"]')
+    (problem,) = problems(approved.replace("[leads@acme.example]", f"[{recipient}]"))
+    assert problem.where == "connections[2].recipients[0]"
+    assert "give a plain email address" in problem.remedy
 
 
 @pytest.mark.parametrize(

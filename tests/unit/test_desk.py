@@ -26,6 +26,7 @@ CONNECTION = SftpConnection.model_validate(
 NOW = datetime(2026, 6, 2, 8, 0, 30, tzinfo=UTC)
 YESTERDAY, TODAY = "2026-06-01T08:00[UTC]", "2026-06-02T08:00[UTC]"
 EARLIER, LATER = "2026-06-02T08:00:00+00:00", "2026-06-02T08:00:20+00:00"
+AHEAD = "2026-06-02T09:00:00+00:00"
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -61,6 +62,11 @@ tried = str(int(NOW.timestamp()) - 20)
         pytest.param(window(State.SEALED, retry_in=300, tried_at=tried), LATER, NOW, "", id="asked for after the last try: at once"),
         pytest.param(window(State.SEALED, retry_in=300, tried_at=tried), EARLIER, NOW, None, id="asked for before the last try"),
         pytest.param(window(State.SEALED, retry_in=300, held="1", tried_at=tried), None, NOW, None, id="held"),
+        pytest.param(window(State.SEALED, retry_in=86_400, tried_at=tried), None, NOW, "", id="tried by a clock that was ahead: no pause is so long"),
+        pytest.param(window(State.SEALED, retry_in=300, tried_at=tried), AHEAD, NOW, None, id="asked by a clock that is ahead: not at every look"),
+        pytest.param(window(State.CLOSED, "2026-06-02T08:00[Gone/Zone]"), None, NOW, None, id="a slot of a zone that is gone: not again"),
+        pytest.param(window(State.CLOSED, "2026-06-02T08:00[Gone/Zone]"), None, LONG_AGO, TODAY, id="a slot of a zone that is gone: the next one"),
+        pytest.param(window(State.CLOSED, "2031-01-01T08:00[UTC]"), None, LONG_AGO, TODAY, id="a slot yet to come: the next one"),
     ],
 )  # fmt: skip
 def test_wanted(found: WindowState | None, asked: str | None, began: datetime, expected: str | None) -> None:

@@ -131,6 +131,11 @@ def test_two_connections_that_would_put_files_of_one_name_into_one_folder(direct
     assert "another connection get the same names in this folder (a.yaml:12); add {connection}" in str(
         problem
     )
+    for shared in ("{account}-{number}", "{campaign}-{number}"):
+        one = UPLOADS % ("a", "one", "in", shared) + "    campaigns: [spring]\n"
+        other = one.partition("connections:\n")[2].replace("name: one", "name: other")
+        [problem] = assemble([("a.yaml", one + other)])
+        assert "another connection get the same names in this folder (a.yaml:12)" in str(problem)
     for telling in ("{connection}-{number}", "{window}", "{account}-{number}"):
         texts = [UPLOADS % (account, account * 2, "in", telling) for account in "ab"]
         assert isinstance(assemble(list(zip(["a.yaml", "b.yaml"], texts, strict=True))), ConnectionSet)
