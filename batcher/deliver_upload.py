@@ -42,6 +42,10 @@ from schemas.connection import UploadConnection, connection_digest
 from schemas.delivery import Outcome
 from schemas.file_name import MAX_FILES
 
+#: One try of so many begins by removing what those before it left, so that a line that is always cut does not
+#: fill the receiver's disk; a folder that cannot be listed costs no more than that try.
+SWEEP_EVERY = 8
+
 
 def by_upload(
     sending: Sending,
@@ -76,10 +80,13 @@ class _Transfer:
         """On to UPLOADED, or how it ended instead."""
         if self.window.state is State.UPLOADED and self._awaits_a_rename_that_never_comes():
             count = len(artefacts.pinned(self.window.fields))
-            anew: Fields = {"state": State.SEALED, **artefacts.none_delivered(count)}
+            # A list that is whole is the beginning of nothing, whatever the connection becomes.
+            anew: Fields = {"state": State.SEALED, "made_for": "", **artefacts.none_delivered(count)}
             self.window = self._sending.windows.advance(self.window, anew, durable=True)
         if self.window.state is State.UPLOADED:
             return None
+        if self.window.tries % SWEEP_EVERY == SWEEP_EVERY - 1:
+            self._sweep()
         if self._marks is None:
             self._marks = self._sending.windows.marks_now(self._sending.partitions)
         start = self._files[-1].following if self._files else 0
@@ -115,9 +122,13 @@ class _Transfer:
             changed = nothing_as_before(self.window)
             if changed is not None:
                 return changed
-            facts: Fields = {"rows": 0, "left_out": rows.left_out, "files": 0}
-            self.window = self._sending.windows.advance(self.window, facts, durable=False)
-            return NOTHING_NEW if self._connection.file.empty == "skip" else None
+            # What was pinned for another connection never leaves.
+            facts: Fields = {"rows": 0, "left_out": rows.left_out, "files": 0, "first_byte": ""}
+            self.window = self._sending.windows.advance(self.window, facts, durable=True)
+            if self._connection.file.empty != "skip":
+                return None
+            self._sweep()
+            return NOTHING_NEW
         more = True
         while more:
             number = len(self._files) + 1
@@ -134,15 +145,18 @@ class _Transfer:
         if isinstance(packed, Hold):
             return packed
         limit = split_at(self._connection)
-        files: list[Written] = []
-        uploaded = self._put(
-            final_name(self.window, self._connection, file),
-            lambda out: files.append(write(out, self._connection, feed, packed, limit)),
-        )
+        files: list[tuple[Written, int | None]] = []
+
+        def fill(out: BinaryIO) -> None:
+            written = write(out, self._connection, feed, packed, limit)
+            # Looked for here, so that what is wrong with the next row takes this file back, too.
+            files.append((written, feed.following))
+
+        uploaded = self._put(final_name(self.window, self._connection, file), fill)
         if not isinstance(uploaded, Uploaded):
             return uploaded
         self._sending.step("uploaded")
-        (written,) = files
+        ((written, following),) = files
         pinned = Pinned(
             name=final_name(self.window, self._connection, file),
             part=uploaded.name,
@@ -150,7 +164,7 @@ class _Transfer:
             bytes=uploaded.size,
             sha256=uploaded.sha256,
             plain=written.plain,
-            following=feed.following,
+            following=following,
         )
         last = pinned.following is None
         changed = not_as_before(self.window, len(self._files), written.plain, last=last)
@@ -213,14 +227,23 @@ class _Transfer:
         return self._session.deliver(Uploaded(file.part, file.bytes, file.sha256), file.name)
 
     def _awaits_a_rename_that_never_comes(self) -> bool:
-        """It was uploaded to be renamed, and then its advertiser learned that the server cannot."""
-        files = artefacts.pinned(self.window.fields)
-        return self._connection.completion == "done_file" and any(f.part != f.name for f in files)
+        """It was uploaded here to be renamed, and then its advertiser learned that the server cannot."""
+        files, here = artefacts.pinned(self.window.fields), place(self._connection)
+        renamed = any(file.part != file.name for file in files)
+        return self._connection.completion == "done_file" and renamed and self.window.fields["place"] == here
 
     def _sweep(self) -> None:
-        """What dead workers left of this window. Only once it is delivered: before, a part gone means
-        renamed.
+        """What dead workers and cut tries left of this window. Nothing that is pinned: a part gone means
+        renamed. Nor what comes of whoever took the window over from us, whose token is higher.
         """
+        keep = {file.part for file in artefacts.pinned(self.window.fields)}
         parts = self._session.list_parts(f".{self.window.sent_as}")
         for part in parts if isinstance(parts, tuple) else ():
-            self._session.remove(part)
+            if part not in keep and _token(part) <= self.window.token:
+                self._session.remove(part)
+
+
+def _token(part: str) -> int:
+    """Of the turn that a temporary file comes from."""
+    found = part.rsplit(".", 4)[1:2]
+    return int(found[0]) if found and found[0].isdecimal() else 0

@@ -60,7 +60,7 @@ class WindowState:
 
     @property
     def id(self) -> str:
-        return f"{self.sent_as}resend-{self.number}" if self.again else self.first_id
+        return f"{self.sent_as}{self.number}" if self.again else self.first_id
 
     @property
     def again(self) -> bool:
@@ -85,7 +85,7 @@ class WindowState:
     @property
     def sent_as(self) -> str:
         """What all ids begin with under which this window was ever sent this way, and no other window."""
-        return f"{self.first_id}-" if self.again else f"{self.first_id}."
+        return f"{self.first_id}-resend-" if self.again else f"{self.first_id}."
 
     @property
     def held(self) -> bool:

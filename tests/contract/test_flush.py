@@ -627,6 +627,7 @@ def test_an_archive_that_was_not_sent_is_made_anew(place: House, worker: Worker,
     worker.go()
     assert place.mails("anew") == {}, "erased before anything had left"
     assert place.closed("anew", 1)
+    assert [one.artefacts for one in place.manifests("anew")] == [()]
     assert place.store.command("KEYS", "*:file:*") == []
 
 

@@ -11,6 +11,7 @@ from batcher.in_force import in_force
 from batcher.removal import Removal, leaves_out, parse
 from batcher.windows import State, WindowState
 from schemas.connection import EmailConnection, SftpConnection
+from schemas.delivery import window_id
 from schemas.manifest import Mark
 
 
@@ -27,6 +28,14 @@ def test_what_a_window_says() -> None:
     assert found.held
     assert not window(held="0").held
     assert (window().held, window().marks) == (False, ())
+
+
+def test_no_other_connections_files_are_swept() -> None:
+    """A connection may be called as another's window is."""
+    again = window(of="12")
+    assert (again.id, again.sent_as) == ("acme-daily-000012-resend-12", "acme-daily-000012-resend-")
+    assert not window_id("acme-daily-000012", 3).startswith(again.sent_as)
+    assert not window_id("acme-daily-000012", 3).startswith(window().sent_as)
 
 
 @pytest.mark.parametrize(
