@@ -19,7 +19,7 @@ from batcher.deliver import Sending
 from batcher.flush import HELD_S
 from batcher.full import FULL, Full
 from batcher.in_force import FileConnection
-from batcher.turn import RESEND, Turn
+from batcher.turn import ONCE_MORE, RESEND, Turn
 from batcher.windows import ASKED, State, Windows, WindowState
 from consumer import connection_sets, metrics
 from consumer.run import Ground
@@ -133,15 +133,14 @@ class Desk:
         wishes = self._wishes.all()
         states = self._again.states(list(wishes))
         for name, wish in wishes.items():
-            # No connection is called so.
-            busy = f"{name} again"
+            busy = f"{name}{ONCE_MORE}"
             window = states.get(name)
             if window is not None and window.state is State.CLOSED and window.asked_at == wish.at:
                 # A worker died before it could forget what was done.
                 self._wishes.done(wish)
                 continue
             waits = window is not None and _pausing(window, now)
-            late = time.monotonic() < self._not_before.get(name, 0.0)
+            late = time.monotonic() < self._not_before.get(busy, 0.0)
             if busy in self._busy or name in paused or waits or late:
                 continue
             # One under way may be closed before its turn comes: the wish it fulfils opens no second one.

@@ -78,7 +78,7 @@ class Flush:
         if window.state is State.SEALED and not window.again:
             window = self._noted(window, connection)
         try:
-            window, result = self._by_channel(window, connection)
+            window, result = self._given_up(window) or self._by_channel(window, connection)
         except (Damaged, Undecodable) as error:
             # Rows are dropped under a worker that was overtaken: that is no damage.
             self._windows.beat(window)
@@ -138,7 +138,7 @@ class Flush:
         if not window.again:
             self._windows.drop(window, self._sending.partitions)
         kept.forget(self._windows, window)
-        self._windows.release(window, {"state": State.CLOSED})
+        self._windows.release(window, {"state": State.CLOSED, **artefacts.forgotten(window.fields)})
 
     def _by_channel(self, window: WindowState, connection: FileConnection) -> tuple[WindowState, Result]:
         if connection.file.empty == "skip" and not sum(mark.rows for mark in window.marks):
@@ -159,6 +159,13 @@ class Flush:
                 return by_mail(self._sending, window, connection)
             case _:
                 assert_never(connection)
+
+    def _given_up(self, window: WindowState) -> tuple[WindowState, Result] | None:
+        """Its end, where a person has decided that it will not be delivered."""
+        why = self._windows.given_up(window)
+        return (
+            None if why is None else (window, Finished(Outcome.REJECTED, f"given up by an operator: {why}"))
+        )
 
     def _noted(self, window: WindowState, connection: FileConnection) -> WindowState:
         """What it is made with, where it was mended since the seal: whoever goes on with it, or sends it once
@@ -223,7 +230,7 @@ def _label(result: Result) -> str:
     match result:
         case Finished(Outcome.UNCERTAIN):
             return "uncertain"
-        case Finished(Outcome.HELD):
+        case Finished(Outcome.HELD | Outcome.REJECTED):
             return "held"
         case Finished():
             return "delivered"

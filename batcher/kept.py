@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from batcher.windows import Windows, WindowState
 
-#: A file kept by a worker that died before it could say so is forgotten after a day.
-UNTOLD_S = 86_400
+#: A file kept by a worker that died before it could say so is forgotten after this: all are made in minutes.
+UNTOLD_S = 3_600
 
 
 def keep(windows: Windows, window: WindowState, number: int, file: bytes) -> None:

@@ -33,6 +33,8 @@ INTERRUPTED_S = 1.0
 FAILED_S = 60.0
 #: Slots of windows that are sent once more begin so.
 RESEND = "resend:"
+#: Behind a connection's name, which cannot end so: its turn at a window that is sent once more.
+ONCE_MORE = " once more"
 
 
 class Turn:
@@ -74,6 +76,7 @@ class Turn:
         self, name: str, slot: str, seen: int, *, scheduled: bool, again: bool
     ) -> Iterator[tuple[Windows, WindowState] | None]:
         """The window, ours until the end; None where there is nothing to do or somebody else is at it."""
+        turn = f"{name}{ONCE_MORE if again else ''}"
         store = self._ground.new_store()
         try:
             windows = Windows(store, self._ground.keys, again=again)
@@ -90,10 +93,10 @@ class Turn:
             log.trouble("window.taken_over", window=str(gone))
         except (StoreUnavailable, StoreRefused, NotDurable, NotAcknowledged, StreamFailed) as error:
             log.trouble("window.interrupted", connection=name, reason=str(error))
-            self._pause(name, INTERRUPTED_S)
+            self._pause(turn, INTERRUPTED_S)
         except Exception as error:  # noqa: BLE001 - a defect met by one window must not stop the others
             log.trouble("window.failed", connection=name, error=type(error).__name__, at=_where(error))
-            self._pause(name, FAILED_S)
+            self._pause(turn, FAILED_S)
         finally:
             store.close()
 

@@ -124,6 +124,17 @@ class Windows:
         """Connections asked for, with when."""
         return self.store.hash(self._asked)
 
+    def give_up(self, window: WindowState, why: str) -> None:
+        """Have a held window end undelivered, at its next try, which is at once."""
+        self.store.command("HSET", self.keys.given_up, window.connection, f"{window.number} {why}")
+        self.store.command("HSET", self._key(window.connection), "retry_at", 0)
+
+    def given_up(self, window: WindowState) -> str | None:
+        """Why nobody waits for this window any more, or None."""
+        told = self.store.command("HGET", self.keys.given_up, window.connection)
+        number, _, why = text(told or b"").partition(" ")
+        return why if number == str(window.number) and not window.again else None
+
     def paused(self) -> set[str]:
         """Connections an operator paused: their rows wait."""
         return {text(name) for name in self.store.command("HKEYS", self.keys.paused)}

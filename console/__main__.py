@@ -38,6 +38,7 @@ Sample = Annotated[
     str | None, typer.Option(metavar="FILE", help="An event as `publish` takes it; default: an invented one.")
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The connection.")]
+Window = Annotated[str, typer.Argument(metavar="WINDOW", help="As files and `windows --past` name it.")]
 Wait = Annotated[
     float | None, typer.Option(min=0, max=86_400, metavar="SECONDS", help="Wait so long for its end.")
 ]
@@ -262,11 +263,19 @@ def flush(
     say(file_windows.flush(service.settings(), name, wait))
 
 
+@app.command("give-up")
+def give_up(
+    window: Window,
+    *,
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="For its receipt; name nobody.")],
+) -> None:
+    """End a held window undelivered, so that the connection's next ones may leave."""
+    say(file_windows.give_up(service.settings(), window, why))
+
+
 @app.command()
 def resend(
-    window: Annotated[
-        str, typer.Argument(metavar="WINDOW", help="As `referrals windows` and files name it.")
-    ],
+    window: Window,
     *,
     same_name: Annotated[
         bool, typer.Option("--same-name", help="Its files get the names they had, not -resend ones.")

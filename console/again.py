@@ -11,6 +11,7 @@ from batcher.resend import nowhere, told_of
 from batcher.windows import State, Windows, WindowState
 from console.ground import standing
 from console.show import one_line
+from console.windows import parsed
 from consumer import connection_sets
 from consumer.keys import Keys, Role
 from consumer.route import FILE_KINDS
@@ -41,14 +42,6 @@ def resend(settings: Settings, window: str, wait_s: float | None, *, same_name: 
             return f"asked for {window} once more: its receipt tells how it ended"
         windows = Windows(ground.store, keys, again=True)
         return _awaited(windows, wish, time.monotonic() + wait_s, time.sleep)
-
-
-def parsed(window: str) -> tuple[str, int]:
-    """A window's connection and number. Raises Stop. Pure."""
-    name, _, number = window.rpartition("-")
-    if not name or not number.isdecimal() or not number.isascii():
-        raise Stop(f"{one_line(window)} is no window: they are called like acme-daily-000012")
-    return name, int(number)
 
 
 def outcome(window: WindowState | None, wish: Wish) -> str | None:

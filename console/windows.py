@@ -21,6 +21,8 @@ from consumer.topics import Topics
 COLUMNS = ("connection", "window", "state", "slot", "rows", "reason", "since")
 #: A flush takes seconds; Redis is asked this often meanwhile.
 POLL_S = 0.2
+#: Characters of the reason a window is given up for.
+MAX_WHY = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,32 @@ def flush(settings: Settings, name: str, wait_s: float | None) -> str:
         if wait_s is None:
             return f"asked for a window of {name}: `referrals windows {name}` shows how it goes"
         return _awaited(windows, name, before.number if before else 0, time.monotonic() + wait_s, time.sleep)
+
+
+def give_up(settings: Settings, window: str, why: str) -> str:
+    """Have a held window end undelivered, so that the connection's next ones may leave. Raises Stop."""
+    name, number = parsed(window)
+    with redis_alone(settings) as (store, _):
+        windows = _windows(store, settings)
+        found = windows.state(name)
+        if found is None or found.number != number or not found.held:
+            raise Stop(f"{window} is not held: only a window that waits for a person can be given up")
+        if not why.isprintable() or not 0 < len(why) <= MAX_WHY:
+            raise Stop(
+                f"say why in one line of at most {MAX_WHY} characters, naming nobody: a receipt keeps it"
+            )
+        windows.give_up(found, why)
+        store.barrier()
+    rows = sum(mark.rows for mark in found.marks)
+    return f"{window} will end undelivered; `referrals export` has its {rows} rows as long as Kafka does"
+
+
+def parsed(window: str) -> tuple[str, int]:
+    """A window's connection and number. Raises Stop. Pure."""
+    name, _, number = window.rpartition("-")
+    if not name or not number.isdecimal() or not number.isascii():
+        raise Stop(f"{one_line(window)} is no window: they are called like acme-daily-000012")
+    return name, int(number)
 
 
 def _awaited(

@@ -63,6 +63,11 @@ class Keys:
         return f"{{{self.topic}:window:{connection}}}"
 
     @property
+    def given_up(self) -> str:
+        """By connection, the number of a window that is not to be delivered, and why."""
+        return f"{self.topic}:given-up"
+
+    @property
     def resends(self) -> str:
         """What operators want sent once more, by connection."""
         return f"{self.topic}:resends"

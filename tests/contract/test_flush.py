@@ -28,7 +28,9 @@ from batcher import mail_files
 from batcher.channels.mail import Relay
 from batcher.files.name import final_name
 from batcher.windows import State
+from console.windows import give_up
 from consumer import intake, metrics
+from consumer.service import Stop
 from deploy.embedded.processes import free_port
 from schemas import referral
 from schemas.delivery import Outcome
@@ -380,6 +382,33 @@ def test_formulas_are_guarded_in_mails_and_not_in_folders(place: House, worker: 
     assert place.file("guard-sftp") == b'"first_name"\r\n"=HYPERLINK(""x"")"\r\n'
     mails = [mail["content"] for mails in place.mails("guard-mail").values() for mail in mails]
     assert mails == [b'"first_name"\r\n"\'=HYPERLINK(""x"")"\r\n'] * 2
+
+
+def test_a_window_given_up_lets_the_next_ones_leave(place: House, worker: Worker) -> None:
+    connection = place.sftp_connection("hopeless")
+    place.empty(connection)
+    rows = place.intake.put(0, [connection], person(1), person(2))
+    worker.at["told"] = lambda: place.store.command(
+        "LSET", f"{place.keys.prefix(0)}sealed:hopeless:1", 1, rows[0]
+    )
+    for wrong in ("hopeless-000001", "hopeless-000002", "hopeless"):
+        with pytest.raises(Stop):
+            give_up(place.settings, wrong, "tampered with")
+    place.ask("hopeless")
+    worker.go()
+    found = place.state("hopeless")
+    assert found is not None
+    assert found.held
+    told = give_up(place.settings, "hopeless-000001", "tampered with; exported by hand")
+    assert "`referrals export` has its 2 rows" in told
+    place.intake.put(0, [connection], person(3))
+    place.ask("hopeless")
+    worker.go()
+    worker.go()
+    assert place.file("hopeless") == csv_of([person(3)])
+    first, second = sorted(place.receipts("hopeless"), key=lambda one: one.subject_id)
+    assert (first.outcome, second.outcome) == (Outcome.REJECTED, Outcome.DELIVERED)
+    assert first.reason == "given up by an operator: tampered with; exported by hand"
 
 
 @pytest.mark.parametrize("form", [{}, {"compression": "zip"}, {"format": "xlsx"}], ids=["csv", "zip", "xlsx"])
