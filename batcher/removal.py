@@ -32,3 +32,8 @@ def leaves_out(removal: Removal, revision: int, sealed: int, first_byte: int | N
     if removal.erased and (first_byte is None or removal.erased <= first_byte):
         return True
     return bool(removal.withdrawn) and removal.withdrawn <= sealed and revision <= removal.revision
+
+
+def may_count(sealed: int, first_byte: int | None) -> bool:
+    """Whether `leaves_out` can be true of any mark there is or will be."""
+    return sealed > 0 or first_byte is None or first_byte > 0

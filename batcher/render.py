@@ -11,18 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from batcher.files.feed import Placed
-from batcher.removal import Removal, leaves_out
+from batcher.removal import Removal, leaves_out, may_count
 from batcher.windows import Windows, WindowState
 from consumer import log
 from consumer.route import AnyConnection
 from schemas import referral as referrals
 from schemas.codec import Undecodable
 from schemas.manifest import Mark
-from schemas.mapping import render
+from schemas.mapping import Columns
 from schemas.referral import Referral, SchemaById
 
-#: Rows read at once: memory holds one page, and Redis is busy with it for a few milliseconds.
-PAGE = 500
+#: Rows read at once: memory holds one page, about 8 MB decoded, and Redis is busy with it for a few
+#: milliseconds. It walks through the list to where a page begins, so smaller ones cost more.
+PAGE = 1_000
 
 
 class Damaged(Exception):  # noqa: N818 - what the rows are
@@ -51,6 +52,7 @@ class Sealed:
 
     def __init__(self, windows: Windows, window: WindowState) -> None:
         self._windows, self._window = windows, window
+        self._corrected: dict[int, bool] = {}
 
     def pages(self, mark: Mark) -> Iterator[list[bytes]]:
         start = 0
@@ -62,7 +64,9 @@ class Sealed:
             start += len(rows)
 
     def latest(self, partition: int, ids: Sequence[str]) -> Mapping[str, int]:
-        return self._windows.latest(self._window, partition, ids)
+        if partition not in self._corrected:
+            self._corrected[partition] = self._windows.has_corrections(self._window, partition)
+        return self._windows.latest(self._window, partition, ids) if self._corrected[partition] else {}
 
     def removals(self, partition: int, ids: Sequence[str]) -> Mapping[str, Removal]:
         return self._windows.removals(partition, ids)
@@ -85,7 +89,8 @@ class Rows:
         by_id: SchemaById | None,
         start: int = 0,
     ) -> None:
-        self._source, self._window, self._connection = source, window, connection
+        self._source, self._window = source, window
+        self._columns = Columns(connection.fields, partner_data=connection.partner_data)
         self._first_byte, self._by_id, self._start = first_byte, by_id, start
         #: 64 bits of each referral already written: a second publication after the dedupe horizon.
         self._written: set[int] = set()
@@ -111,8 +116,6 @@ class Rows:
     def _cells(self, partition: int, sealed: int, rows: list[bytes], place: int) -> Iterator[Placed]:
         found = list(self._decoded(partition, rows, place))
         ids = list({referral.referral_id for _, referral in found})
-        removals = self._source.removals(partition, ids)
-        latest = self._source.latest(partition, ids)
         first_byte = None if self._first_byte is None else self._first_byte.get(partition, 0)
         account = self._window.fields.get("account")
         if account is not None and any(referral.account_id != account for _, referral in found):
@@ -120,14 +123,15 @@ class Rows:
                 f"{self._window.id} has rows of another account than {account}: "
                 "export the time range by hand for each"
             )
+        removals = self._source.removals(partition, ids) if may_count(sealed, first_byte) else {}
+        latest = self._source.latest(partition, ids)
         for at, referral in found:
             removal = removals.get(referral.referral_id)
             gone = removal is not None and leaves_out(removal, referral.revision, sealed, first_byte)
             if gone or referral.revision < latest.get(referral.referral_id, 0) or self._doubled(referral):
                 self.left_out += 1
             elif at >= self._start:
-                pairs = render(self._connection.fields, referral, partner_data=self._connection.partner_data)
-                yield at, [value for _, value in pairs]
+                yield at, self._columns.cells(referral)
 
     def _decoded(self, partition: int, rows: list[bytes], place: int) -> Iterator[tuple[int, Referral]]:
         for at, raw in enumerate(rows, place):

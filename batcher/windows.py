@@ -213,10 +213,15 @@ class Windows:
         found: list[bytes] = self.store.command("LRANGE", key, start, start + count - 1)
         return found
 
+    def has_corrections(self, window: WindowState, partition: int) -> bool:
+        """Whether `latest` finds anything in this partition; a sealed window gets none, and loses them only
+        with its rows.
+        """
+        return bool(self.store.command("EXISTS", self._latest(window, partition)))
+
     def latest(self, window: WindowState, partition: int, ids: Sequence[str]) -> dict[str, int]:
         """Of these referrals, the revision that supersedes all lower ones in the window."""
-        key = f"{self.keys.prefix(partition)}sealed-latest:{window.connection}:{window.number}"
-        return {i: int(v) for i, v in self._found(key, ids)}
+        return {i: int(v) for i, v in self._found(self._latest(window, partition), ids)}
 
     def removals(self, partition: int, ids: Sequence[str]) -> dict[str, removal.Removal]:
         """Of these referrals, those withdrawn or erased."""
@@ -265,6 +270,9 @@ class Windows:
         if not asked:
             return None
         return min((int(found) / 1000 for found in self.store.commands(asked) if found), default=None)
+
+    def _latest(self, window: WindowState, partition: int) -> str:
+        return f"{self.keys.prefix(partition)}sealed-latest:{window.connection}:{window.number}"
 
     def _found(self, key: str, ids: Sequence[str]) -> list[tuple[str, str]]:
         if not ids:

@@ -22,6 +22,10 @@ from consumer.log import silent
 
 #: Prefetched bytes per process: what a pause in Redis may pile up in memory.
 QUEUED_KBYTES = 16_384
+#: The same for `read_all`, whose reader may be slow: they take twice as much memory.
+READ_KBYTES = 4_096
+#: A full queue is looked at again after this; librdkafka's own second would make the reader wait.
+FULL_QUEUE_MS = 50
 #: Nothing between two polls takes longer; above the patience callers have with Redis.
 MAX_POLL_INTERVAL_MS = 300_000
 #: Broker look-ups inside a rebalance.
@@ -96,7 +100,7 @@ class Stream:
                 "queued.max.messages.kbytes": QUEUED_KBYTES,
                 "check.crcs": True,
                 "socket.keepalive.enable": True,
-                "fetch.queue.backoff.ms": 50,
+                "fetch.queue.backoff.ms": FULL_QUEUE_MS,
                 **config,
                 "bootstrap.servers": bootstrap,
                 "group.id": group,
@@ -228,7 +232,8 @@ def read_all(
             # The end is told by a fetch that finds nothing: it need not wait for more.
             "fetch.wait.max.ms": 20,
             "check.crcs": True,
-            "queued.max.messages.kbytes": QUEUED_KBYTES,
+            "queued.max.messages.kbytes": READ_KBYTES,
+            "fetch.queue.backoff.ms": FULL_QUEUE_MS,
             "logger": silent(),
         }
     )

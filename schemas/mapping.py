@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import lru_cache, partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +13,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from schemas import formats, grammar, pattern, sources
 from schemas.referral import Referral
 from schemas.sources import DATES, TIMES
+
+#: Values of one column whose rule is remembered: people choose between fewer.
+MAX_CHOSEN = 1_000
 
 #: A float only where `type: number` asks for one and it keeps every digit.
 Value = str | int | float | bool | None
@@ -79,6 +83,12 @@ class FieldRule(BaseModel):
     #: text, and so does a number with more digits than every JSON reader keeps: ids stay whole.
     type: Literal["text", "number", "boolean"] | None = None
 
+    @property
+    def is_source_alone(self) -> bool:
+        """Whether it leaves every value as it stands."""
+        changes = (self.empty, self.other, self.format, self.decimals, self.type)
+        return not self.rules and all(change is None for change in changes)
+
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, given: Any) -> Any:
@@ -123,7 +133,20 @@ def render(rules: Sequence[FieldRule], referral: Referral, *, partner_data: bool
     Values are text, int, bool or None; times are ISO 8601 in UTC, dates ISO 8601, money is text
     (never a float), ids and postal codes stay text: unless the rule says otherwise.
     """
-    return [(rule.name, _typed(rule, _value(rule, referral, partner_data=partner_data))) for rule in rules]
+    return [(rule.name, _rendered(rule, referral, partner_data)) for rule in rules]
+
+
+class Columns:
+    """`rules` made ready for many referrals: `cells` are the values that `render` gives."""
+
+    def __init__(self, rules: Sequence[FieldRule], *, partner_data: bool) -> None:
+        self._with_person = [_column(rule, True, partner_data) for rule in rules]
+        self._without = [_column(rule, False, partner_data) for rule in rules]
+
+    def cells(self, referral: Referral) -> list[Value]:
+        columns = self._with_person if sources.may_identify(referral) else self._without
+        fields = referral.fields
+        return [column(fields) for column in columns]
 
 
 def source_text(source: str, referral: Referral, *, partner_data: bool) -> str:
@@ -140,22 +163,43 @@ def text(value: Value) -> str:
     return format(Decimal(repr(value)), "f") if isinstance(value, float) else str(value)
 
 
-def _value(rule: FieldRule, referral: Referral, *, partner_data: bool) -> Value:
+def _column(rule: FieldRule, personal: bool, partner_data: bool) -> Callable[[Mapping[str, Any]], Value]:
+    """From a referral's fields to the rule's value."""
     if rule.source is None:
-        return rule.constant
+        constant = _typed(rule, rule.constant)
+        return lambda _: constant
+    read = sources.reader(rule.source, personal, partner_data)
+    if rule.is_source_alone:
+        return lambda fields: _plain(read(fields))
+    chosen = lru_cache(maxsize=MAX_CHOSEN)(partial(_chosen, rule))
+    return lambda fields: _typed(rule, _value(rule, read(fields), chosen))
+
+
+def _rendered(rule: FieldRule, referral: Referral, partner_data: bool) -> Value:
+    if rule.source is None:
+        return _typed(rule, rule.constant)
     given = sources.allowed(rule.source, referral, partner_data=partner_data)
+    return _typed(rule, _value(rule, given, partial(_chosen, rule)))
+
+
+def _value(rule: FieldRule, given: Any, chosen: Callable[[str], str | None]) -> Value:
     value = _plain(given)
     if value is None or (isinstance(value, str) and not value.strip()):
         return rule.empty if rule.empty is not None else value
     plain = text(value)
-    for condition in rule.rules:
-        if condition.matches(plain):
-            return condition.value
+    found = chosen(plain) if rule.rules else None
+    if found is not None:
+        return found
     if rule.other is not None:
         return rule.other
     if rule.format is not None and isinstance(given, date):
         return formats.moment(given, rule.format, rule.zone)
     return value if rule.decimals is None else formats.rounded(plain, rule.decimals)
+
+
+def _chosen(rule: FieldRule, plain: str) -> str | None:
+    """What the first of its rules that matches says."""
+    return next((condition.value for condition in rule.rules if condition.matches(plain)), None)
 
 
 def _typed(rule: FieldRule, value: Value) -> Value:
@@ -167,7 +211,7 @@ def _typed(rule: FieldRule, value: Value) -> Value:
 
 
 def _plain(value: Any) -> Value:
-    if value is None or isinstance(value, str | bool | int):
+    if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -20,6 +20,7 @@ MAX_BYTES = 900_000
 MAX_TROUBLES = 10
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class EventType(StrEnum):
@@ -40,6 +41,10 @@ class CampaignType(StrEnum):
     LEAD = "LEAD"
     UNKNOWN = "UNKNOWN"
 
+
+#: By what Avro's symbol says; asking the classes themselves takes ten times as long.
+_EVENT_TYPES = {kind.value: kind for kind in EventType}
+_CAMPAIGN_TYPES = {kind.value: kind for kind in CampaignType}
 
 #: Routing needs only these; fastavro skips the rest, which is twice as fast (55k against 28k a second).
 ROUTING_FIELDS = (
@@ -125,8 +130,10 @@ def decode(value: bytes | None, by_id: SchemaById | None = None, *, routing_only
             raise Undecodable("cut off inside the Confluent header")
         writer = by_id(int.from_bytes(value[1 : codec.CONFLUENT_HEADER], "big"))
         datum = codec.decode(value, codec.CONFLUENT_HEADER, writer, reader)
-    else:
+    elif routing_only:
         datum = codec.decode(value, codec.SINGLE_OBJECT_HEADER, _WHOLE.writer(value), reader)
+    else:
+        datum = _WHOLE.decode(value)
     return _typed(datum)
 
 
@@ -136,13 +143,13 @@ def _typed(datum: dict[str, Any]) -> Referral:
         raise Undecodable(trouble)
     return Referral(
         referral_id=datum["referral_id"],
-        event_type=EventType(datum["event_type"]),
+        event_type=_EVENT_TYPES[datum["event_type"]],
         revision=datum["revision"],
         is_test=datum["is_test"],
         account_id=datum["account_id"],
         campaign_id=datum["campaign_id"],
-        campaign_type=CampaignType(datum["campaign_type"]),
-        produced_at_us=(datum["produced_at"] - _EPOCH) // timedelta(microseconds=1),
+        campaign_type=_CAMPAIGN_TYPES[datum["campaign_type"]],
+        produced_at_us=(datum["produced_at"] - _EPOCH) // _MICROSECOND,
         fields=datum,
     )
 

@@ -7,7 +7,8 @@ connection may see it, whatever a rule or a template asks for.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from schemas.referral import CampaignType, Referral, definition
@@ -35,6 +36,12 @@ CONSENT = frozenset(
     if isinstance(branch, dict)
     for part in branch["fields"]
 )
+
+#: Ways to read a source that are kept made: connections ask for the same few.
+MAX_KEPT = 4_096
+
+Reader = Callable[[Mapping[str, Any]], Any]
+"""What stands at one source, from a referral's fields."""
 
 #: Campaign types whose referrals may carry personal data.
 MAY_IDENTIFY = frozenset({CampaignType.EMAIL_SUBSCRIPTION, CampaignType.LEAD})
@@ -73,22 +80,33 @@ def check(source: str) -> None:
 
 def allowed(source: str, referral: Referral, *, partner_data: bool) -> Any:
     """What stands at `source`; None where the campaign's type or the connection keeps it here."""
-    head = source.partition(".")[0]
-    if head in PERSONAL and referral.campaign_type not in MAY_IDENTIFY:
-        return None
-    if head in PARTNER and not partner_data:
-        return None
-    return _look_up(source, referral.fields)
+    return reader(source, may_identify(referral), partner_data)(referral.fields)
 
 
-def _look_up(source: str, fields: Mapping[str, Any]) -> Any:
+def may_identify(referral: Referral) -> bool:
+    """Whether its campaign's type lets personal data leave."""
+    return referral.campaign_type in MAY_IDENTIFY
+
+
+@lru_cache(maxsize=MAX_KEPT)
+def reader(source: str, personal_data: bool, partner_data: bool) -> Reader:
+    """What `allowed` answers for `source`, made once for all referrals that are allowed the same."""
     head, dot, rest = source.partition(".")
-    value = fields.get(head)
-    if not dot or value is None:
-        return value
+    if (head in PERSONAL and not personal_data) or (head in PARTNER and not partner_data):
+        return _nothing
+    if not dot:
+        return lambda fields: fields.get(head)
     if head == "answers":
-        for answer in value:
-            if answer["question_id"] == rest:
-                return answer["answer_label"] or answer["answer_code"]
-        return None
-    return value.get(rest)
+        return lambda fields: _answer(fields.get(head), rest)
+    return lambda fields: (fields.get(head) or {}).get(rest)
+
+
+def _nothing(_: Mapping[str, Any]) -> None:
+    return None
+
+
+def _answer(answers: list[dict[str, Any]] | None, question: str) -> Any:
+    for answer in answers or ():
+        if answer["question_id"] == question:
+            return answer["answer_label"] or answer["answer_code"]
+    return None

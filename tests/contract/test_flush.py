@@ -24,7 +24,7 @@ import pysequoia
 import pytest
 import pyzipper
 
-from batcher import mail_files
+from batcher import mail_files, render
 from batcher.channels.mail import Relay
 from batcher.files.name import final_name
 from batcher.windows import State
@@ -41,9 +41,9 @@ from tests.support.proxy import Proxy, proxy
 from tests.support.receivers import sftp_receiver, smtp_receiver
 from tests.support.rows import COLUMNS, chained, csv_of, person
 
-#: Of the process that renders, beyond what it needs for a hundredth of the rows: the ids it has seen take 18.
-MAX_GROWTH_MIB = 40
-ROWS = 200_000
+#: Of the process that renders, beyond what it needs for a few pages: the ids it has seen take 4.
+MAX_GROWTH_MIB = 8
+FEW_ROWS, ROWS = 4 * render.PAGE, 40_000
 
 
 @pytest.fixture(scope="module")
@@ -539,7 +539,7 @@ def test_memory_stays_flat_over_a_large_window(place: House, capsys: pytest.Capt
         assert int(rows) == count
         return float(seconds), int(mib)
 
-    _, small = rendered(ROWS // 100)
+    _, small = rendered(FEW_ROWS)
     seconds, large = rendered(ROWS)
     place.empty()
     with capsys.disabled():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas import formats, pattern
-from schemas.mapping import FieldRule, Value, ValueRule, render, text
+from schemas.mapping import Columns, FieldRule, Value, ValueRule, render, text
+from schemas.referral import Referral
 from schemas.sources import CONSENT, KNOWN, NESTED, PARTNER, PERSONAL
 from tests.support.referral_events import PERSONAL_VALUES, decoded, event
 
@@ -29,7 +31,16 @@ def rule(given: Any) -> FieldRule:
 
 
 def value(given: Any, *, partner_data: bool = False, **changes: Any) -> Value:
-    [(_, found)] = render([rule(given)], decoded(**changes), partner_data=partner_data)
+    return alike([rule(given)], decoded(**changes), partner_data=partner_data)
+
+
+def alike(rules: Sequence[FieldRule], referral: Referral, *, partner_data: bool) -> Value:
+    """The value of one rule, which is the same alone and made ready for many, and from what is remembered."""
+    [(_, found)] = render(rules, referral, partner_data=partner_data)
+    columns = Columns(rules, partner_data=partner_data)
+    for _ in range(2):
+        (cell,) = columns.cells(referral)
+        assert (type(cell), cell) == (type(found), found)
     return found
 
 
@@ -289,7 +300,7 @@ def test_no_personal_data_leaves_where_the_campaign_does_not_allow_it(
     rule: FieldRule, kind: str, partner: bool
 ) -> None:
     given = decoded(campaign_type=kind)
-    [(_, found)] = render([rule], given, partner_data=partner)
+    found = alike([rule], given, partner_data=partner)
     assert text(found) not in PERSONAL_VALUES
     if rule.source is not None and rule.source.partition(".")[0] in PERSONAL:
         # Neither the value nor which rule it met: what is told is the same for everybody.
@@ -299,7 +310,7 @@ def test_no_personal_data_leaves_where_the_campaign_does_not_allow_it(
 
 @given(rule=RULES, kind=st.sampled_from(["EMAIL_SUBSCRIPTION", "WEBSITE_TRAFFIC", "LEAD", "UNKNOWN"]))
 def test_no_partner_data_leaves_unless_the_connection_may_see_it(rule: FieldRule, kind: str) -> None:
-    [(_, found)] = render([rule], decoded(campaign_type=kind), partner_data=False)
+    found = alike([rule], decoded(campaign_type=kind), partner_data=False)
     assert text(found) not in PARTNER_VALUES
     if rule.source in PARTNER:
         assert found == rule.empty

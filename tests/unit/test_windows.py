@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batcher.in_force import in_force
-from batcher.removal import Removal, leaves_out, parse
+from batcher.removal import Removal, leaves_out, may_count, parse
 from batcher.windows import State, WindowState
 from schemas.connection import EmailConnection, SftpConnection
 from schemas.delivery import window_id
@@ -73,6 +73,21 @@ SEALED, FIRST_BYTE = 5, 8
 def test_which_rows_stay_out(removal: Removal, revision: int, before: bool, after: bool) -> None:
     assert leaves_out(removal, revision, SEALED, None) is before
     assert leaves_out(removal, revision, SEALED, FIRST_BYTE) is after
+
+
+@pytest.mark.parametrize(
+    ("sealed", "first_byte", "may"),
+    [
+        pytest.param(0, 0, False, id="there was none before the first byte"),
+        pytest.param(0, None, True, id="one may come until the first byte"),
+        pytest.param(0, 1, True, id="one came after the seal"),
+        pytest.param(1, 1, True, id="one came before the seal"),
+    ],
+)
+def test_when_marks_are_asked_for(sealed: int, first_byte: int | None, may: bool) -> None:
+    assert may_count(sealed, first_byte) is may
+    earliest = [Removal(9, 1, 0), Removal(9, 0, 1), Removal(9, 1, 1)]
+    assert any(leaves_out(removal, 0, sealed, first_byte) for removal in earliest) is may
 
 
 def sftp(**changes: Any) -> SftpConnection:
