@@ -8,9 +8,8 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from batcher.channels.mail import Relay
-from batcher.channels.mime import address
 from batcher.collect import Collect, targets
+from batcher.connect import relay
 from batcher.deliver import Sending
 from batcher.desk import LOOK_S, WORKERS, Desk, utc_now
 from batcher.windows import Windows
@@ -20,13 +19,8 @@ from consumer.keys import Role
 from consumer.ownership import patiently
 from consumer.run import Ground, adopt_files, run, watch
 from consumer.secrets import Secrets
-from consumer.service import Service, Settings, Stop
+from consumer.service import Service, Stop
 from consumer.store import StoreRefused, StoreUnavailable
-
-#: Seconds for one exchange with the mail relay.
-SMTP_TIMEOUT_S = 60.0
-#: The sender's domain is part of every Message-ID, which must fit one line.
-MAX_DOMAIN = 50
 
 
 def collect() -> None:
@@ -44,7 +38,7 @@ def flush() -> None:
     """Deliver windows on schedule until told to stop. Raises Stop."""
     settings = service.settings()
     log.configure("flush", settings.log_level)
-    relay = _relay(settings)
+    way_out = relay(settings)
     process = Service(settings)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="flush")
     try:
@@ -60,7 +54,7 @@ def flush() -> None:
                 windows=windows,
                 partitions=ground.layout.partitions,
                 secrets=Secrets(),
-                relay=relay,
+                relay=way_out,
                 policy=settings.policy,
                 mail_from=settings.mail_from,
                 monotonic=time.monotonic,
@@ -92,32 +86,6 @@ def _flush(ground: Ground, process: Service, desk: Desk) -> None:
         # The interpreter would wait for a thread that waits for a receiver.
         service.cut_off()
     log.event("service.stopped")
-
-
-def _relay(settings: Settings) -> Relay:
-    host, colon, port = settings.smtp.rpartition(":")
-    if not colon or not port.isdecimal():
-        raise Stop("REFERRALS_SMTP is host:port of the mail relay, such as mail.example.com:587")
-    try:
-        fits = len(address(settings.mail_from).domain) <= MAX_DOMAIN
-    except ValueError:
-        fits = False
-    if not fits:
-        raise Stop(
-            "REFERRALS_MAIL_FROM is one plain address such as referrals@example.com, "
-            f"its domain of at most {MAX_DOMAIN} characters"
-        )
-    try:
-        return Relay(
-            host=host,
-            port=int(port),
-            timeout=SMTP_TIMEOUT_S,
-            starttls=settings.smtp_starttls,
-            username=settings.smtp_username,
-            password=settings.smtp_password,
-        )
-    except ValueError as error:
-        raise Stop(f"REFERRALS_SMTP: {error}") from error
 
 
 SERVICES = {"collect": collect, "flush": flush}

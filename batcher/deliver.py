@@ -16,12 +16,11 @@ from batcher.files.manifest import Sidecar
 from batcher.files.packing import Packing
 from batcher.files.sink import Out, Written
 from batcher.in_force import FileConnection
-from batcher.pack import members, packing
+from batcher.pack import packing
 from batcher.render import Rows, Sealed, Source
 from batcher.windows import Windows, WindowState
 from consumer.addresses import Policy
 from consumer.secrets import Secrets
-from schemas.connection import UploadConnection
 from schemas.delivery import Outcome
 from schemas.file_name import MAX_FILES
 from schemas.referral import SchemaById
@@ -133,8 +132,3 @@ def not_as_before(window: WindowState, index: int, plain: str, *, last: bool) ->
 def nothing_as_before(window: WindowState) -> Hold | None:
     """The same of a window that has no rows any more: what was sent had some."""
     return not_as_before(window, 0, "", last=True)
-
-
-def resolved(sending: Sending, connection: UploadConnection, *names: str) -> dict[str, str | None] | Hold:
-    """The secrets behind these members, None where one is not given."""
-    return members(sending.secrets, connection, names, sending.monotonic())

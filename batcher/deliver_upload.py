@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 from batcher import artefacts
 from batcher.artefacts import Fields, Pinned
 from batcher.channels import Hold, Retry
 from batcher.channels.upload import Renamed, Session, Uploaded
+from batcher.connect import connected
 from batcher.deliver import (
     NOTHING_NEW,
     TOLD_NOTHING,
@@ -48,13 +48,10 @@ SWEEP_EVERY = 8
 
 
 def by_upload(
-    sending: Sending,
-    window: WindowState,
-    connection: UploadConnection,
-    connected: AbstractContextManager[Session | Retry | Hold],
+    sending: Sending, window: WindowState, connection: UploadConnection
 ) -> tuple[WindowState, Result]:
     """From SEALED or UPLOADED to its end, over one connection."""
-    with connected as session:
+    with connected(connection, sending.secrets, sending.policy, sending.monotonic()) as session:
         if not isinstance(session, Session):
             return window, session
         transfer = _Transfer(sending, window, connection, session)

@@ -15,9 +15,8 @@ from typing import assert_never
 from batcher import artefacts, kept
 from batcher.channels import Hold, Retry
 from batcher.deliver import NOTHING_NEW, Finished, Result, Sending
-from batcher.deliver_ftps import by_ftps
 from batcher.deliver_mail import by_mail
-from batcher.deliver_sftp import by_sftp
+from batcher.deliver_upload import by_upload
 from batcher.files.sink import CannotBeWritten
 from batcher.in_force import FileConnection
 from batcher.render import Damaged
@@ -148,10 +147,8 @@ class Flush:
                 return window, Hold(
                     "mails of it are under way, and its connection is no longer: make it one for email again"
                 )
-            case SftpConnection():
-                return by_sftp(self._sending, window, connection)
-            case FtpsConnection():
-                return by_ftps(self._sending, window, connection)
+            case SftpConnection() | FtpsConnection():
+                return by_upload(self._sending, window, connection)
             case EmailConnection() if window.state is State.UPLOADED:
                 put = window.fields["place"]
                 return window, Hold(f"it was uploaded to {put}, which is no longer configured: put that back")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from console import again, connections, standing, trial
+from console import again, connections, standing, trial, trial_file
 from console import begin as beginning
 from console import export as exporting
 from console import past as past_windows
@@ -129,9 +129,18 @@ def preview(name: Name, referral: Sample = None, folder: Other = None) -> None:
 def try_out(name: Name, referral: Sample = None, folder: Other = None) -> None:
     """Send one referral flagged as a test, and show what it comes to.
 
-    It changes nothing here, and works while the connection is paused. Exit code 0: it was accepted.
+    It changes nothing here, and works while the connection is paused. Of a file, everything but delivering it
+    is done: a server gets one that is removed at once, a mail goes as far as the relay's word that it takes
+    it. Exit code 0: it was accepted.
     """
     settings = service.settings()
+    tried_file = trial_file.trial(settings, name, referral, folder)
+    if tried_file is not None:
+        for line in tried_file.done:
+            say(line)
+        if tried_file.trouble is not None:
+            raise Stop(tried_file.trouble)
+        return
     tried = trial.trial(settings, name, referral, folder)
     say(f"{tried.request}\n\n{tried.answer or '(no answer)'}\n\n{tried.verdict}\n{tried.follows}")
     for line in (*tried.notes, trial.tell(settings, tried.receipt)):
