@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from console import again, connections, standing, trial, trial_file
 from console import begin as beginning
 from console import export as exporting
-from console import past as past_windows
-from console import preview as previewing
+from console import of_connections, of_windows
 from console import publish as publishing
-from console import uncertain as held_back
 from console import verify as verifying
-from console import windows as file_windows
+from console.reconcile import run as reconciling
+from console.reconcile import shown as telling
+from console.reconcile.books import Trouble
 from console.show import count, note, say, table
 from consumer import log, service
-from consumer.service import Stop
 from consumer.topics import DEFAULT_PARTITIONS
 
 app = typer.Typer(
@@ -29,19 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Referral delivery. Settings come from REFERRALS_… variables in the environment.",
 )
-of_connections = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Advertisers' connections.")
-app.add_typer(of_connections, name="connections")
-
-Folder = Annotated[str | None, typer.Argument(metavar="DIR", help="Default: REFERRALS_CONNECTIONS.")]
-Other = Annotated[str | None, typer.Argument(metavar="DIR", help="Default: the set in force.")]
-Sample = Annotated[
-    str | None, typer.Option(metavar="FILE", help="An event as `publish` takes it; default: an invented one.")
-]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The connection.")]
-Window = Annotated[str, typer.Argument(metavar="WINDOW", help="As files and `windows --past` name it.")]
-Wait = Annotated[
-    float | None, typer.Option(min=0, max=86_400, metavar="SECONDS", help="Wait so long for its end.")
-]
+app.add_typer(of_connections.app, name="connections")
 
 
 @app.command()
@@ -67,132 +54,6 @@ def init(
         return
     starts = ", ".join(str(offset) for offset in begun.layout.starts)
     say(f"initialised {where}; reading begins at {starts}")
-
-
-@of_connections.command()
-def check(folder: Folder = None) -> None:
-    """Check the files; needs no server.
-
-    Shows every error of every file, or what each account gets.
-    """
-    found = connections.read(service.settings(), folder)
-    rows = connections.rows(found)
-    table(connections.COLUMNS, rows)
-    note(f"{_size(len(found.accounts), len(rows))}: no errors")
-
-
-@of_connections.command()
-def apply(folder: Folder = None) -> None:
-    """Put the files in force."""
-    settings = service.settings()
-    applied = connections.apply(settings, connections.read(settings, folder))
-    size = _size(applied.accounts, applied.connections)
-    if applied.version == applied.before:
-        say(f"{size}: in force already as version {applied.version}, nothing to do")
-        return
-    changes = applied.difference
-    for name in changes.added:
-        say(f"+ {name}")
-    for name, members in changes.changed.items():
-        say(f"~ {name}: {', '.join(members)}")
-    for name in changes.removed:
-        left = applied.stranded[name]
-        say(f"- {name}" + (f": {left} referrals wait until a connection has that name again" if left else ""))
-    told = f"{len(changes.added)} added, {len(changes.changed)} changed, {len(changes.removed)} removed"
-    say(f"{size}: in force as version {applied.version}; {told}")
-
-
-@of_connections.command("list")
-def show() -> None:
-    """Show those in force, what waits for each, and which are paused."""
-    found = standing.read(service.settings())
-    table(standing.COLUMNS, standing.rows(found))
-    accounts, number = len(found.stored.set.accounts), len(found.stored.set.by_name())
-    note(f"version {found.stored.version}: {_size(accounts, number)}, {len(found.paused)} paused")
-
-
-@of_connections.command()
-def preview(name: Name, referral: Sample = None, folder: Other = None) -> None:
-    """Show the request, or the row, that a referral would become.
-
-    Secrets stand as their references. With DIR it needs no server.
-    """
-    found = previewing.preview(service.settings(), name, referral, folder)
-    for line in found.notes:
-        note(line)
-    if found.text is None:
-        raise service.Stop(f"nothing would be sent: {found.refused}")
-    say(found.text)
-
-
-@of_connections.command("test")
-def try_out(name: Name, referral: Sample = None, folder: Other = None) -> None:
-    """Send one referral flagged as a test, and show what it comes to.
-
-    It changes nothing here, and works while the connection is paused. Of a file, everything but delivering it
-    is done: a server gets one that is removed at once, a mail goes as far as the relay's word that it takes
-    it. Exit code 0: it was accepted.
-    """
-    settings = service.settings()
-    tried_file = trial_file.trial(settings, name, referral, folder)
-    if tried_file is not None:
-        for line in tried_file.done:
-            say(line)
-        if tried_file.trouble is not None:
-            raise Stop(tried_file.trouble)
-        return
-    tried = trial.trial(settings, name, referral, folder)
-    say(f"{tried.request}\n\n{tried.answer or '(no answer)'}\n\n{tried.verdict}\n{tried.follows}")
-    for line in (*tried.notes, trial.tell(settings, tried.receipt)):
-        note(line)
-    if not tried.accepted:
-        raise typer.Exit(1)
-
-
-@of_connections.command()
-def uncertain(
-    name: Name,
-    send: Annotated[
-        str | None, typer.Option(metavar="DELIVERY", help="It is not there: try it again.")
-    ] = None,
-    send_all: Annotated[bool, typer.Option("--send-all", help="None is there: try all again.")] = False,
-    drop: Annotated[
-        str | None, typer.Option(metavar="DELIVERY", help="It is there, or must not be sent: give it up.")
-    ] = None,
-    drop_all: Annotated[bool, typer.Option("--drop-all", help="Give all up.")] = False,
-) -> None:
-    """Show deliveries that may have arrived, or decide.
-
-    They wait for a person, because the receiver may have forgotten their keys: look there first.
-    """
-    settings = service.settings()
-    told = held_back.decide(settings, name, send=(send, send_all), drop=(drop, drop_all))
-    if told is not None:
-        say(told)
-        return
-    found = held_back.show(settings, name)
-    table(held_back.COLUMNS, found.rows)
-    more = f", {found.count - len(found.rows):,} not shown" if found.count > len(found.rows) else ""
-    note(f"{count(found.count, 'delivery', 'deliveries')} of {name} wait for a person{more}")
-
-
-@of_connections.command()
-def pause(
-    name: Name, reason: Annotated[str, typer.Option(help="Shown in the list.")] = "by an operator"
-) -> None:
-    """Pause one.
-
-    Nothing more of it is sent; what comes in waits.
-    """
-    new = connections.pause(service.settings(), name, reason)
-    say(f"{name} is paused" if new else f"{name} was paused already; the reason is noted")
-
-
-@of_connections.command()
-def resume(name: Name) -> None:
-    """Go on with a paused one."""
-    was = connections.resume(service.settings(), name)
-    say(f"{name} goes on" if was else f"{name} was not paused")
 
 
 @app.command()
@@ -232,6 +93,37 @@ def export(
 
 
 @app.command()
+def reconcile(
+    start: Annotated[str, typer.Option("--from", metavar="TIME", help="Published at or after, as ISO 8601.")],
+    end: Annotated[str, typer.Option("--to", metavar="TIME", help="Published before.")],
+    *,
+    account: Annotated[str | None, typer.Option(help="One advertiser; default: all.")] = None,
+    json: Annotated[str | None, typer.Option(metavar="FILE", help="Write all of it there.")] = None,
+    textfile: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Figures for node_exporter's textfile collector.")
+    ] = None,
+) -> None:
+    """Account for every referral of a time range.
+
+    Each in one class or state; what is missing, doubled or conflicting is listed, with exit code 1.
+    """
+    done = reconciling.reconcile(service.settings(), (start, end), account)
+    if json is not None:
+        telling.write(json, telling.as_json(done))
+    if textfile is not None:
+        telling.write(textfile, telling.textfile(done, time.time()))
+    table(telling.COLUMNS, telling.table(done))
+    for line in telling.lines(done):
+        say(line)
+    for line in done.remarks():
+        note(line)
+    found = done.books.troubles
+    note(", ".join(f"{found[trouble]:,} {trouble}" for trouble in Trouble))
+    if not done.books.balanced:
+        raise typer.Exit(1)
+
+
+@app.command()
 def verify(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A delivered file, as it arrived.")],
     sidecar: Annotated[
@@ -246,57 +138,7 @@ def verify(
         note(f"{name} of the same window is not here")
 
 
-@app.command()
-def windows(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One connection; default: all.")] = None,
-    *,
-    past: Annotated[
-        int | None, typer.Option(min=1, max=10_000, metavar="COUNT", help="Its last windows and their files.")
-    ] = None,
-) -> None:
-    """Show where windows stand."""
-    if past is None:
-        table(file_windows.COLUMNS, file_windows.states(service.settings(), name))
-    elif name is None:
-        raise Stop("--past is of one connection: name it")
-    else:
-        table(past_windows.COLUMNS, past_windows.windows(service.settings(), name, past))
-
-
-@app.command()
-def flush(
-    name: Name,
-    wait: Wait = None,
-) -> None:
-    """Flush a file connection now."""
-    say(file_windows.flush(service.settings(), name, wait))
-
-
-@app.command("give-up")
-def give_up(
-    window: Window,
-    *,
-    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="For its receipt; name nobody.")],
-) -> None:
-    """End a held window undelivered, so that the connection's next ones may leave."""
-    say(file_windows.give_up(service.settings(), window, why))
-
-
-@app.command()
-def resend(
-    window: Window,
-    *,
-    same_name: Annotated[
-        bool, typer.Option("--same-name", help="Its files get the names they had, not -resend ones.")
-    ] = False,
-    wait: Wait = None,
-) -> None:
-    """Send a closed window's files once more: the same rows, from Kafka, or nothing."""
-    say(again.resend(service.settings(), window, wait, same_name=same_name))
-
-
-def _size(accounts: int, number: int) -> str:
-    return f"{count(accounts, 'account')}, {count(number, 'connection')}"
+of_windows.add(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -71,9 +71,6 @@ FLUSHED = Counter(
     "referral_flush_artefacts", "Files and mails by how sending them ended.", ["channel", "outcome"]
 )
 AMBIGUOUS = Counter("referral_ambiguous", "Attempts whose outcome nobody can know.", ["sink"])
-RECONCILE = Gauge(
-    "referral_reconcile_difference", "Difference the last reconciliation found; 0 as long as none was run."
-)
 
 ATTEMPT_OUTCOMES = (
     "delivered",

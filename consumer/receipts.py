@@ -63,6 +63,12 @@ def relay(store: Store, out: KafkaOut, keys: Keys, topics: Topics, partition: in
     return len(entries)
 
 
+def told_by(topics: Topics, raw: bytes, now: float) -> Receipt:
+    """The receipt that an entry will become."""
+    (value,) = (out.value for out in _records(topics, raw, now) if out.topic == topics.receipts)
+    return decode(value or b"")
+
+
 def _records(topics: Topics, raw: bytes, now: float) -> list[Out]:
     if raw[:1] == b"R":
         key, _, value = raw[1:].partition(b"\n")

@@ -1,8 +1,8 @@
 """What was published against what arrived, by id as multisets. Pure: the demo's judge.
 
-It asks nothing of the code under test but what it still calls pending or uncertain, and believes that
-only of what did not arrive. What counts is the effect at the receiver: an advertiser who got a
-referral twice does not care why.
+The comparison of two multisets is the one of `referrals reconcile`; nothing else is shared with the code
+under test but what that still calls pending or uncertain, which is believed only of what did not arrive.
+What counts is the effect at the receiver: an advertiser who got a referral twice does not care why.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from console.reconcile.books import compare
 
 Row = tuple[str, str, str]
 """Connection, recipient ('' but for mail), referral id."""
@@ -141,8 +143,9 @@ def _tally(
     mismatches: int,
 ) -> Tally:
     """`unknown`: rows of mails nobody knows of, by connection and recipient."""
-    missing = Counter({row: count for row, count in (wanted - got).items() if (row[0], row[2]) not in held})
-    pending = (wanted - got) - missing
+    compared = compare(wanted, got)
+    missing = Counter({row: n for row, n in compared.missing.items() if (row[0], row[2]) not in held})
+    pending = compared.missing - missing
     absent: Counter[tuple[str, str]] = Counter()
     for (connection, recipient, _), count in missing.items():
         absent[connection, recipient] += count
@@ -157,8 +160,8 @@ def _tally(
         uncertain=uncertain,
         repeats=repeats,
         lost=missing.total() - uncertain,
-        duplicates=sum(count - wanted[row] for row, count in got.items() if 0 < wanted[row] < count),
-        strays=sum(count for row, count in got.items() if row not in wanted),
+        duplicates=compared.doubled.total(),
+        strays=compared.strays.total(),
         mismatches=mismatches,
         pending_at=dict(pending_at),
     )

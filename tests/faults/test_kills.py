@@ -7,11 +7,12 @@ import os
 import random
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from console.reconcile.run import reconcile
 from consumer.kafka_out import KafkaOut
 from consumer.keys import Role
 from deploy.embedded import people
@@ -85,7 +86,18 @@ def test_nothing_is_lost_or_doubled_when_everything_is_killed(
         wait_until(lambda: running.flushed(files), "the last windows are closed", 120, running)
         codes = running.stop()
         judge(running, events, kills)
+        books_balance(running)
         assert codes == {"push": 0, "collect": 0, "flush": 0}
+
+
+def books_balance(running: Deployment) -> None:
+    """What the services say of themselves agrees with what the receivers saw."""
+    now = datetime.now(UTC)
+    hour = timedelta(hours=1)
+    books = reconcile(running.settings, ((now - hour).isoformat(), (now + hour).isoformat()), None).books
+    assert books.differences == []
+    records = [number for (place, _), number in books.counts.items() if not place.connection]
+    assert sum(records) == PUBLISHED
 
 
 def publish(running: Deployment, events: list, over: threading.Event) -> None:

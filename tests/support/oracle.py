@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from console.reconcile.books import compare
 from deploy.embedded.receivers import read_effects
 
 
@@ -79,11 +80,12 @@ def _ids(content: bytes) -> list[str]:
 
 
 def _verdict(wanted: Counter[str], got: Counter[str], repeats: int = 0, mismatches: int = 0) -> Verdict:
+    compared = compare(wanted, got)
     return Verdict(
         expected=wanted.total(),
         delivered=len(got.keys() & wanted.keys()),
-        lost=(wanted - got).total(),
-        duplicates=(got - wanted).total(),
+        lost=compared.missing.total(),
+        duplicates=compared.doubled.total() + compared.strays.total(),
         repeats=repeats,
         mismatches=mismatches,
     )

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from console.reconcile.books import Books
+from console.reconcile.ledger import Range
+from console.reconcile.run import Reconciled
+from console.reconcile.shown import textfile
 from consumer import metrics
 from consumer.service import STUCK_AFTER_S
 
@@ -39,10 +43,11 @@ def promtool(*arguments: str) -> str:
 
 
 def exposed() -> dict[str, dict[str, set[str]]]:
-    """Sample name to the values each of its labels can have."""
+    """Sample name to the values each of its labels can have, of the services and of a reconciliation."""
     metrics.start(range(1))
     found: dict[str, dict[str, set[str]]] = {}
-    for line in metrics.exposition().decode().splitlines():
+    written = textfile(Reconciled(Range(0, 1, None), Books(), 0, ()), 0.0)
+    for line in (metrics.exposition().decode() + written).splitlines():
         if line.startswith("referral_"):
             name, _, labels = line.rpartition(" ")[0].partition("{")
             values = found.setdefault(name, {})
