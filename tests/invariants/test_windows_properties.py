@@ -106,15 +106,23 @@ class Windows(RuleBasedStateMachine):
         def die() -> None:
             raise Died
 
+        self._some()
         self._look({step: die})
 
     @rule(step=st.sampled_from(STEPS))
     def overtaken(self, step: str) -> None:
         """At this step somebody else does all there is to do."""
+        self._some()
         self._look({step: lambda: self._look({})})
 
+    def _some(self) -> None:
+        """Something to do, so that the steps come."""
+        self.publish(partition=0, number=3)
+        self.place.ask(self.name)
+
     def _look(self, at: dict[str, Callable[[], object]]) -> None:
-        self.place.later(self.name) if self.place.state(self.name) else None
+        if self.place.state(self.name) is not None:
+            self.place.later(self.name)
         worker = Worker(self.place, at)
         try:
             worker.go()
