@@ -93,13 +93,14 @@ def conclude(
 
 def too_late(frozen: Frozen, connection: PushBase, tries: Tries, now: float) -> Hold | None:
     """Whether one more attempt may make a second effect: an earlier one may have been applied, and by `now`
-    the receiver may have forgotten its key, which it may have got a whole timeout before we stopped waiting.
-    None where the connection wants to be tried on. Removing somebody twice is once.
+    the receiver may have forgotten its key, which it may have got a whole timeout before we stopped waiting;
+    and one that begins now may take as long to reach it. None where the connection wants to be tried on.
+    Removing somebody twice is once.
     """
     repeatable = connection.recognises_repeats or frozen.action is Action.REMOVE
     if repeatable or connection.on_uncertain == "retry" or not tries.unknown_since:
         return None
-    if now < tries.unknown_since - connection.timeout + connection.key_ttl:
+    if now < tries.unknown_since - 2 * connection.timeout + connection.key_ttl:
         return None
     reason = (
         f"an attempt of {utc(tries.unknown_since):%Y-%m-%d %H:%M} UTC had no answer, and the receiver "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets as tokens
 import socket
 import threading
 import time
@@ -33,6 +34,7 @@ BESIDE_S = 1.0
 RELAY_PAUSE_S = 30.0
 #: Threads end within this, or are left behind.
 JOIN_S = 5.0
+_STARTED = tokens.token_hex(4)
 
 
 class Ground:
@@ -177,8 +179,10 @@ def run(
 
 
 def worker_name() -> str:
-    """This process among all of the deployment."""
-    return f"{socket.gethostname()}-{os.getpid()}"
+    """This process among all of the deployment, and among those before it: a container that is started again
+    has its predecessor's host name and pid, and must not be taken for it.
+    """
+    return f"{socket.gethostname()}-{os.getpid()}-{_STARTED}"
 
 
 def watch(ground: Ground, stopping: threading.Event) -> Background:

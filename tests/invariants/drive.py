@@ -46,12 +46,14 @@ class Bench:
         self._altered = {(script.package, script.name): script for script in altered}
         store.command("FLUSHDB")
         _write(store, Topics(), Layout("topic", partitions, (0,) * partitions, b"key"))
-        self._disk: dict[bytes, bytes] = {}
+        self._disk: list[tuple[bytes, int, bytes]] = []
         self.fsync()
 
+    def altered(self, call: Call) -> Call:
+        return replace(call, script=self._altered.get((call.script.package, call.script.name), call.script))
+
     def call(self, call: Call) -> Reply:
-        script = self._altered.get((call.script.package, call.script.name), call.script)
-        return self._store.call(replace(call, script=script))
+        return self._store.call(self.altered(call))
 
     def read(self, *command: str | int) -> Any:
         return self._store.command(*command)
@@ -61,11 +63,13 @@ class Bench:
 
     def fsync(self) -> None:
         names = self.read("KEYS", "*")
-        self._disk = dict(zip(names, self._store.commands([("DUMP", name) for name in names]), strict=True))
+        found = self._store.commands([(told, name) for name in names for told in ("PTTL", "DUMP")])
+        left = [max(0, int(ms)) for ms in found[::2]]
+        self._disk = list(zip(names, left, found[1::2], strict=True))
 
     def crash(self) -> None:
         """Everything is as it was at the last fsync."""
-        restores = [("RESTORE", name, 0, value) for name, value in self._disk.items()]
+        restores = [("RESTORE", *kept) for kept in self._disk]
         self._store.commands([("FLUSHDB",), *restores])
 
 

@@ -5,11 +5,27 @@ A model in which a planted fault stays hidden proves nothing about the others: b
 
 import pytest
 
-from tests.invariants import model_intake, model_ownership, model_seal
+from tests.invariants import (
+    model_attempts,
+    model_intake,
+    model_mail,
+    model_ownership,
+    model_pace,
+    model_quiet,
+    model_seal,
+    model_share,
+    model_upload,
+)
 from tests.invariants.explore import explore
+from tests.invariants.model_attempts import attempts
 from tests.invariants.model_intake import intake
+from tests.invariants.model_mail import mail
 from tests.invariants.model_ownership import Late, ownership
+from tests.invariants.model_pace import pace
+from tests.invariants.model_quiet import quiet
 from tests.invariants.model_seal import seal
+from tests.invariants.model_share import share
+from tests.invariants.model_upload import upload
 
 # Far fewer states than the model has today would mean that something no longer happens in it.
 RIGHT = [
@@ -19,11 +35,36 @@ RIGHT = [
     pytest.param(intake(), 50_000, id="intake"),
     pytest.param(intake(log=model_intake.LOG[:2], crashes=2), 60_000, id="intake, Redis crashes twice"),
     pytest.param(seal(), 50_000, id="seal"),
+    pytest.param(attempts(), 8_000, id="attempts, the uncertain held"),
+    pytest.param(attempts(hold=False), 9_000, id="attempts, the uncertain tried on"),
+    pytest.param(share(), 30_000, id="share of one request at once"),
+    pytest.param(share(connections=2), 80_000, id="share of two", marks=pytest.mark.long),
+    pytest.param(pace(), 700, id="pace"),
+    pytest.param(quiet(), 500, id="quiet"),
+    pytest.param(upload(), 80_000, id="upload"),
+    pytest.param(mail(), 6_000, id="mail, the uncertain held"),
+    pytest.param(mail(hold=False), 8_000, id="mail, the uncertain sent again"),
+    pytest.param(mail(troubles=3), 40_000, id="mail, held, more troubles", marks=pytest.mark.long),
+    pytest.param(
+        mail(hold=False, troubles=3), 60_000, id="mail, sent again, more troubles", marks=pytest.mark.long
+    ),
+    pytest.param(mail(leaving=True), 10_000, id="mail, an address is gone"),
+    pytest.param(
+        mail(hold=False, leaving=True),
+        10_000,
+        id="mail, an address is gone, sent again",
+        marks=pytest.mark.long,
+    ),
 ]
 LATE_REPORTS = {
     model_ownership.Bug.RELOADS_ITS_OWN,
     model_ownership.Bug.RESCHEDULE_NOT_FENCED,
     model_ownership.Bug.RESCHEDULE_REVIVES,
+}
+# Where these do harm.
+PLANTED_MAIL = {
+    model_mail.Bug.CLEARS_FIRST_BYTE: {"hold": False},
+    model_mail.Bug.WAITS_FOR_REFUSED: {"leaving": True},
 }
 PLANTED = [
     *(
@@ -32,6 +73,12 @@ PLANTED = [
     ),
     *((intake(bug), bug) for bug in model_intake.Bug),
     *((seal(bug), bug) for bug in model_seal.Bug),
+    *((attempts(bug), bug) for bug in model_attempts.Bug),
+    *((share(bug), bug) for bug in model_share.Bug),
+    *((pace(bug), bug) for bug in model_pace.Bug),
+    *((quiet(bug), bug) for bug in model_quiet.Bug),
+    *((upload(bug, troubles=1), bug) for bug in model_upload.Bug),
+    *((mail(bug, **PLANTED_MAIL.get(bug, {})), bug) for bug in model_mail.Bug),
 ]
 
 
