@@ -77,7 +77,7 @@ class Flush:
         if window.state is State.SEALED and not window.again:
             window = self._noted(window, connection)
         try:
-            window, result = self._given_up(window) or self._by_channel(window, connection)
+            window, result = self._given_up(window) or _unsure(window) or self._by_channel(window, connection)
         except (Damaged, Undecodable) as error:
             # Rows are dropped under a worker that was overtaken: that is no damage.
             self._windows.beat(window)
@@ -210,6 +210,11 @@ class Flush:
             rows=int(fields.get("rows", 0)),
             left_out=int(fields.get("left_out", 0)),
         )
+
+
+def _unsure(window: WindowState) -> tuple[WindowState, Result] | None:
+    """It may have left before Redis was lost: a person says whether it is to be sent."""
+    return (window, Hold(window.unsure)) if window.unsure else None
 
 
 def _asked(fields: Mapping[str, str]) -> str:

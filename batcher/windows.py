@@ -93,6 +93,16 @@ class WindowState:
         return self.fields.get("held") == "1"
 
     @property
+    def unsure(self) -> str:
+        """Why nobody knows whether it left, since Redis was lost meanwhile; "" where that is known."""
+        return self.fields.get("unsure", "")
+
+    @property
+    def damaged(self) -> bool:
+        """Its rows are not those that were sealed."""
+        return self.fields.get("damaged") == "1"
+
+    @property
     def marks(self) -> tuple[Mark, ...]:
         """One per partition once it is sealed."""
         return tuple(Mark(**mark) for mark in json.loads(self.fields.get("marks", "[]")))
@@ -128,6 +138,10 @@ class Windows:
         """Have a held window end undelivered, at its next try, which is at once."""
         self.store.command("HSET", self.keys.given_up, window.connection, f"{window.number} {why}")
         self.store.command("HSET", self._key(window.connection), "retry_at", 0)
+
+    def let_go(self, window: WindowState) -> None:
+        """Have a window sent that may have left before Redis was lost: a person has said so."""
+        self.store.command("HSET", self._key(window.connection), "unsure", "", "retry_at", 0)
 
     def given_up(self, window: WindowState) -> str | None:
         """Why nobody waits for this window any more, or None."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from batcher.windows import State, WindowState
+from consumer.layout import REBUILD
 from consumer.manifests import Remembered
 from consumer.service import Stop
 
@@ -32,5 +33,5 @@ def require_windows(remembered: Remembered, states: Mapping[str, WindowState]) -
             raise Stop(
                 f"Redis went back: {told[number].key.removeprefix('window:')} was told to Kafka as "
                 f"{told[number].outcome or 'sealed'}, but Redis knows {known}. It was restored from an older "
-                "copy: restore the newest append-only file; nothing is sent until then"
+                f"copy: restore the newest append-only file, or {REBUILD}; nothing is sent until then"
             )

@@ -13,6 +13,7 @@ from console import begin as beginning
 from console import export as exporting
 from console import of_connections, of_windows
 from console import publish as publishing
+from console import rebuild as rebuilding
 from console import verify as verifying
 from console.reconcile import run as reconciling
 from console.reconcile import shown as telling
@@ -54,6 +55,33 @@ def init(
         return
     starts = ", ".join(str(offset) for offset in begun.layout.starts)
     say(f"initialised {where}; reading begins at {starts}")
+
+
+@app.command()
+def rebuild(
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Really.")] = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Remove what Redis holds: it went back, and the services say so."),
+    ] = False,
+    assume: Annotated[
+        bool, typer.Option("--assume", help="Where older sets of connections are not known: take the oldest.")
+    ] = False,
+) -> None:
+    """Make the state of a lost Redis anew, from Kafka.
+
+    With all services stopped. Restoring Redis's newest append-only file is better, where there is one.
+    """
+    done = rebuilding.rebuild(service.settings(), yes=yes, replace_state=replace, assume=assume)
+    size = (
+        f"{count(done.pending, 'delivery', 'deliveries')} pending, {count(done.rows, 'row')} in open windows"
+    )
+    say(f"rebuilt from {count(done.records, 'record')}: {size}")
+    for window in done.held:
+        say(f"{window} is held: nobody knows whether it left; see `referrals windows`")
+    for line in done.remarks:
+        note(line)
 
 
 @app.command()

@@ -22,7 +22,7 @@ Wait = Annotated[
 
 def add(app: typer.Typer) -> None:
     """Give the command these."""
-    for command in (windows, flush, give_up, resend):
+    for command in (windows, flush, give_up, release, resend):
         app.command()(command)
 
 
@@ -57,6 +57,11 @@ def give_up(
 ) -> None:
     """End a held window undelivered, so that the connection's next ones may leave."""
     say(file_windows.give_up(service.settings(), window, why))
+
+
+def release(window: Window) -> None:
+    """Send a held window that may have left before Redis was lost."""
+    say(file_windows.release(service.settings(), window))
 
 
 def resend(

@@ -76,6 +76,23 @@ def give_up(settings: Settings, window: str, why: str) -> str:
     return f"{window} will end undelivered; `referrals export` has its {rows} rows as long as Kafka does"
 
 
+def release(settings: Settings, window: str) -> str:
+    """Have a window sent that may have left before Redis was lost. Raises Stop."""
+    name, number = parsed(window)
+    with redis_alone(settings) as (store, _):
+        windows = _windows(store, settings)
+        found = windows.state(name)
+        if found is None or found.number != number or not found.unsure:
+            raise Stop(
+                f"{window} does not wait for that word: only one that Redis's loss caught under way does"
+            )
+        if found.damaged:
+            raise Stop(f"{window} cannot be sent: {one_line(found.reason)}")
+        windows.let_go(found)
+        store.barrier()
+    return f"{window} is sent now: `referrals windows {name}` shows how it goes"
+
+
 def parsed(window: str) -> tuple[str, int]:
     """A window's connection and number. Raises Stop. Pure."""
     name, _, number = window.rpartition("-")

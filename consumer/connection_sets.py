@@ -81,7 +81,7 @@ def apply(store: Store, out: KafkaOut, topics: Topics, wanted: ConnectionSet, pa
         raise Stop("another set of connections was applied at the same moment: look at it, then apply again")
     number = int(reply[1])
     heads = [Keys(topics.referrals, role).head(p) for role in Role for p in range(partitions)]
-    store.calls([Call(_RAISE, head, (number,)) for head in heads])
+    raised = store.calls([Call(_RAISE, head, (number,)) for head in heads])
     store.barrier()
     statement = Manifest(
         kind=Kind.CONNECTIONS,
@@ -89,6 +89,7 @@ def apply(store: Store, out: KafkaOut, topics: Topics, wanted: ConnectionSet, pa
         set_version=number,
         set_digest=wanted.digest,
         definition=wanted.definition(),
+        starts=tuple(int(reply[1]) for reply in raised),
     )
     manifests.tell(out, topics, statement)
     return number

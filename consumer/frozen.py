@@ -28,6 +28,8 @@ class Frozen:
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
     removal: bytes | None = field(default=None, repr=False)
     action: Action = Action.DELIVER
+    #: Seconds since the epoch since when an attempt that nobody remembers may have been made; 0 for none.
+    doubt: float = 0.0
 
     def freeze(self) -> bytes:
         ids: list[object] = [
@@ -45,6 +47,8 @@ class Frozen:
             more["removal"] = self.removal.decode("utf-8")
         if self.action is not Action.DELIVER:
             more["action"] = self.action
+        if self.doubt:
+            more["doubt"] = self.doubt
         if more:
             ids.append(more)
         return json.dumps(ids, separators=(",", ":"), ensure_ascii=False).encode("utf-8") + b"\n" + self.body
@@ -59,6 +63,7 @@ class Frozen:
             body=self.removal,
             removal=None,
             action=Action.REMOVE,
+            doubt=0.0,
         )
 
 
@@ -76,4 +81,5 @@ def thaw(raw: bytes) -> Frozen:
         values=more.get("values", {}),
         removal=None if removal is None else removal.encode("utf-8"),
         action=Action(more.get("action", Action.DELIVER)),
+        doubt=more.get("doubt", 0.0),
     )

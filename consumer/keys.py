@@ -2,8 +2,8 @@
 
 Keys of a partition carry it as hash tag, so that rows and offset stay in one slot of a cluster:
 
-    {referrals:7}:push:head           epoch, owner, lease, barrier, next, prev, verdicts, parked, set, marks,
-                                      followed, taken-back, outbox
+    {referrals:7}:push:head           epoch, owner, lease, barrier, next, prev, verdicts, parked, set,
+                                      set-from, marks, followed, taken-back, outbox
     {referrals:7}:push:lanes          names of the lanes that ever held something
     {referrals:7}:push:lane:N:body    offset -> frozen delivery; -offset-1 is the one that takes it back
                              :due     offset by due time (ms), of those never put off

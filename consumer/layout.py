@@ -22,6 +22,8 @@ from consumer.store import Store, StoreRefused, StoreUnavailable
 from consumer.topics import Admin, Topics
 from schemas.manifest import Kind, Manifest
 
+#: What to do about a Redis that is lost, or went back, with no newer copy of it.
+REBUILD = "stop all services and run `referrals rebuild`"
 #: Two barriers with `everysec` take longer, if they wait for the disk at all.
 TWO_FSYNCS_S = 0.5
 
@@ -34,6 +36,9 @@ class Layout:
     partitions: int
     starts: tuple[int, ...]
     fingerprint_key: bytes
+    #: By partition: deliveries of records before it were made anew, after Redis was lost; () where it never
+    #: was.
+    rebuilt: tuple[int, ...] = ()
 
 
 def require(store: Store, admin: Admin, topics: Topics, remembered: Remembered) -> Layout:
@@ -45,9 +50,10 @@ def require(store: Store, admin: Admin, topics: Topics, remembered: Remembered) 
                 f"{topics.referrals} was never initialised: run `referrals init --from earliest|latest|TIME`"
             )
         raise Stop(
-            f"Redis at {_shown(store.url)} has no state of {topics.referrals}, which was initialised on "
+            f"Redis at {shown(store.url)} has no state of {topics.referrals}, which was initialised on "
             f"{remembered.init.at:%Y-%m-%d %H:%M} UTC: Redis was lost or is another one. Check "
-            "REFERRALS_REDIS, or restore its append-only file; nothing is read or sent until then"
+            f"REFERRALS_REDIS, restore its newest append-only file, or {REBUILD}; nothing is read or sent "
+            "until then"
         )
     require_topic(admin, topics, found)
     return found
@@ -78,7 +84,7 @@ def require_durable(store: Store, *, volatile_ok: bool) -> None:
     try:
         durability = store.durability()
     except (StoreUnavailable, StoreRefused) as error:
-        where = _shown(store.url)
+        where = shown(store.url)
         raise Stop(
             f"Redis at {where} is not reachable: check REFERRALS_REDIS and that it runs ({error})"
         ) from error
@@ -131,11 +137,11 @@ def initialise(
     if remembered.init is not None and remembered.init.topic_id == described.topic_id:
         raise Stop(
             f"{topics.referrals} was initialised on {remembered.init.at:%Y-%m-%d %H:%M} UTC, but Redis at "
-            f"{_shown(store.url)} knows nothing of it: starting over could send everything twice. Restore "
-            "Redis's append-only file, or, to accept that, delete and make anew the topics and Redis"
+            f"{shown(store.url)} knows nothing of it: starting over could send everything twice. Restore "
+            f"Redis's append-only file, or {REBUILD}"
         )
     layout = Layout(described.topic_id, described.partitions, tuple(starts), secrets.token_bytes(32))
-    _write(store, topics, layout)
+    write(store, topics, layout)
     store.barrier()
     statement = Manifest(
         kind=Kind.INIT,
@@ -151,11 +157,12 @@ def initialise(
     return layout
 
 
-def _write(store: Store, topics: Topics, layout: Layout) -> None:
+def write(store: Store, topics: Topics, layout: Layout, heads: Sequence[int] | None = None) -> None:
+    """The layout, not complete yet, and where each partition is read from: `heads`, by default its start."""
     commands: list[Sequence[str | bytes | int]] = []
     for role in Role:
         keys = Keys(topics.referrals, role)
-        for partition, start in enumerate(layout.starts):
+        for partition, start in enumerate(layout.starts if heads is None else heads):
             head = keys.head(partition)
             fields: dict[str, str | int] = {
                 "epoch": 0,
@@ -203,14 +210,30 @@ def read(store: Store, topics: Topics) -> Layout | None:
             f"Redis holds layout {facts['layout']}, {what} than this release's layout {LAYOUT}: {do}, "
             "or point REFERRALS_REDIS elsewhere"
         )
+    if facts.get("complete") != "1" and "rebuilding" in facts:
+        raise Stop(
+            f"the rebuilding of {topics.referrals} in Redis did not finish: run `referrals rebuild` again"
+        )
     if facts.get("complete") != "1":
         raise Stop(f"the initialisation of {topics.referrals} did not finish: run `referrals init` again")
     starts = tuple(int(start) for start in facts["starts"].split(","))
-    return Layout(
-        facts["topic_id"], int(facts["partitions"]), starts, bytes.fromhex(facts["fingerprint_key"])
-    )
+    rebuilt = tuple(int(offset) for offset in facts.get("rebuilt", "").split(",") if offset)
+    key = bytes.fromhex(facts["fingerprint_key"])
+    return Layout(facts["topic_id"], int(facts["partitions"]), starts, key, rebuilt)
 
 
-def _shown(url: str) -> str:
+def require_same(store: Store, topics: Topics, layout: Layout) -> None:
+    """Redis still is what it was when the service started, or Stop: a flush that is idle would not notice."""
+    found = read(store, topics)
+    if found is None:
+        raise Stop(
+            f"Redis at {shown(store.url)} has no state of {topics.referrals} any more: it was emptied or is "
+            f"another one. Restore its newest append-only file, or {REBUILD}; nothing is sent until then"
+        )
+    if found != layout:
+        raise Stop(f"the state of {topics.referrals} in Redis was made anew: start this service again")
+
+
+def shown(url: str) -> str:
     """The server without its password."""
     return url.rsplit("@", 1)[-1].removeprefix("redis://").removeprefix("rediss://")

@@ -57,6 +57,20 @@ def remember(bootstrap: str, config: Mapping[str, Any], topics: Topics) -> Remem
     return Remembered(init, newest.get("connections"), windows)
 
 
+def sets(bootstrap: str, config: Mapping[str, Any], topics: Topics, init: Manifest) -> list[Manifest]:
+    """The sets of connections that were in force since `init`, oldest first. Raises StreamFailed."""
+    found: dict[int, Manifest] = {}
+    for record in read_all(bootstrap, config, topics.manifests):
+        try:
+            told = manifest.decode(record.value or b"")
+        except Undecodable:
+            continue
+        if told.kind is Kind.CONNECTIONS and told.at >= init.at:
+            found[int(told.set_version or 0)] = told
+    return [found[version] for version in sorted(found)]
+
+
 def tell(out: KafkaOut, topics: Topics, statement: Manifest) -> None:
     """Produce a manifest and wait for its acknowledgement. Raises NotAcknowledged."""
-    out.send([Out(topics.manifests, statement.key, statement.encode())])
+    keys = [key for key in (statement.kept_as, statement.key) if key is not None]
+    out.send([Out(topics.manifests, key, statement.encode()) for key in keys])

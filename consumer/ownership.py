@@ -17,6 +17,7 @@ from consumer import intake, log, metrics
 from consumer.connection_sets import StoredSet
 from consumer.intake import Entry, Lost
 from consumer.keys import Keys, Role
+from consumer.layout import REBUILD
 from consumer.manifests import Remembered
 from consumer.service import Stop
 from consumer.store import Call, Reply, Store, StoreRefused, StoreUnavailable
@@ -204,8 +205,8 @@ class Ownership:
     def lost_line(self, partition: int) -> str:
         return (
             f"Redis has no state of {self._keys.topic}/{partition}: partitions were added to a topic whose "
-            "count is fixed, or Redis was lost and its append-only file must be restored; nothing is read or "
-            "sent until then"
+            f"count is fixed, or Redis was lost: restore its newest append-only file, or {REBUILD}; nothing "
+            "is read or sent until then"
         )
 
     def _drop(self, partition: int) -> None:
@@ -225,7 +226,7 @@ class Ownership:
                 raise Stop(
                     f"Redis went back: it stands at offset {at} of {self._keys.topic}/{partition}, but "
                     f"{who} {least}. It was restored from an older copy: restore the newest append-only "
-                    "file; nothing is read or sent until then"
+                    f"file, or {REBUILD}; nothing is read or sent until then"
                 )
         if at < witness.offset:
             metrics.REDIS_REWIND.inc()

@@ -165,7 +165,8 @@ def _delivery(key: LaneKey, offset: int, due_ms: float, tries: bytes | None, raw
     frozen = thaw(raw)
     ids = frozen.referral_id, frozen.revision
     place = key.partition, key.connection, offset, due_ms / 1000
-    return Delivery(*place, raw, *ids, parse(text(tries or b"")), key.tier)
+    before = parse(text(tries)) if tries else Tries(unknown_since=frozen.doubt)
+    return Delivery(*place, raw, *ids, before, key.tier)
 
 
 def _behind(store: Store, lane: str, found: Sequence[Delivery]) -> dict[int, float]:

@@ -48,7 +48,9 @@ class Refiller:
         self._most, self._most_bytes = settings.lane_deliveries, settings.lane_bytes
         self._store = ground.new_store()
         self._reread = Reread(settings.kafka, settings.kafka_config, self._topic)
-        self._remake = Remake(self._topic, registry.aside(settings.schema_registry, stopping.wait))
+        self._remake = Remake(
+            self._topic, registry.aside(settings.schema_registry, stopping.wait), ground.layout.rebuilt
+        )
         #: Lanes that may be parked, with when each was last served.
         self._lanes: dict[Place, float] = {}
         self._epochs: dict[int, int] = {}

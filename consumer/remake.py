@@ -38,6 +38,8 @@ class Remake:
 
     topic: str
     by_id: SchemaById | None
+    #: As in the layout.
+    rebuilt: tuple[int, ...] = ()
 
     def read(self, offset: int, record: Record | None) -> Read:
         """Raises what `by_id` raises while a schema is not known."""
@@ -56,6 +58,9 @@ class Remake:
         made = _made(read.referral, connection)
         if not isinstance(made, Frozen):
             return self._unread(place, replace(read, trouble=made), now)
+        if self.rebuilt and read.offset < self.rebuilt[place.partition]:
+            # What was attempted before Redis was lost is forgotten.
+            made = replace(made, doubt=since(read.record, read.referral))
         due = min(read.record.timestamp_ms or now * 1000, now * 1000)
         return Item(read.offset, made.freeze(), int(due))
 
@@ -109,6 +114,11 @@ class Remake:
             partition=place.partition,
             offset=read.offset,
         )
+
+
+def since(record: Record, referral: Referral) -> float:
+    """The earliest an attempt at the record's deliveries can have been made, in seconds since the epoch."""
+    return (record.timestamp_ms or referral.produced_at_us / 1000) / 1000
 
 
 def _made(referral: Referral, connection: PushBase) -> Frozen | str:

@@ -186,8 +186,9 @@ def worker_name() -> str:
 
 
 def watch(ground: Ground, stopping: threading.Event) -> Background:
-    """Notice that the topic was made anew under our feet: stored offsets then mean nothing."""
-    return Background("watch", stopping, WATCH_S, lambda: _watch(ground))
+    """Notice that the topic or Redis was made anew under our feet: stored offsets then mean nothing."""
+    store = ground.new_store()
+    return Background("watch", stopping, WATCH_S, lambda: _watch(ground, store))
 
 
 def adopt_files(ground: Ground) -> None:
@@ -256,8 +257,10 @@ def _relay_rest(ground: Ground, partitions: Iterable[int]) -> None:
             return
 
 
-def _watch(ground: Ground) -> bool:
+def _watch(ground: Ground, store: Store) -> bool:
     # While Kafka is away, waiting is all there is to do.
     with suppress(TopicTrouble):
         layout.require_topic(ground.admin, ground.topics, ground.layout)
+    with suppress(StoreUnavailable, StoreRefused):
+        layout.require_same(store, ground.topics, ground.layout)
     return False

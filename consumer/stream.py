@@ -12,7 +12,7 @@ read them, and they bear witness when Redis went back. librdkafka's traps, each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,9 +212,26 @@ class Stream:
         return False
 
 
+def committed(
+    bootstrap: str, config: Mapping[str, Any], topic: str, group: str, partitions: int
+) -> dict[int, Witness]:
+    """What a group's commits say of each partition, without joining it; 0 where they say nothing. Raises
+    StreamFailed.
+    """
+    given = {**config, "bootstrap.servers": bootstrap, "group.id": group, "logger": silent()}
+    consumer = Consumer({**given, "enable.auto.commit": False})
+    try:
+        asked = [TopicPartition(topic, p) for p in range(partitions)]
+        return {c.partition: _witness(c) for c in consumer.committed(asked, timeout=BROKER_TIMEOUT_S)}
+    except KafkaException as error:
+        raise StreamFailed(f"the commits of {group} cannot be read: {error.args[0].str()}") from error
+    finally:
+        consumer.close()
+
+
 def read_all(
     bootstrap: str, config: Mapping[str, Any], topic: str, starts: Mapping[int, int] | None = None
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """Every record of `topic` from `starts` (default: the beginning) to the end of each partition as
     the broker reports it while reading. No group, no commit, no position moved.
 

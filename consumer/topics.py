@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import (
+    ConsumerGroupState,
+    ConsumerGroupType,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from consumer.log import silent
@@ -130,6 +137,25 @@ class Admin:
     def at(self, topic: str, partitions: int, timestamp_ms: int) -> dict[int, int]:
         """The first record at or after the time; -1 where there is none."""
         return self.offsets(topic, partitions, OffsetSpec.for_timestamp(timestamp_ms))
+
+    def reading(self, group: str) -> bool:
+        """Whether the group has members now."""
+        try:
+            described = self._admin.describe_consumer_groups([group], request_timeout=TIMEOUT_S)
+            if described[group].result(timeout=TIMEOUT_S + 5).members:
+                return True
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+                raise self._unreachable(error) from error
+        try:
+            listed = self._admin.list_consumer_groups(request_timeout=TIMEOUT_S).result(timeout=TIMEOUT_S + 5)
+        except KafkaException as error:
+            raise self._unreachable(error) from error
+        # Groups of the newer protocol have no description of the older kind.
+        mine = [
+            one for one in listed.valid if one.group_id == group and one.type is ConsumerGroupType.CONSUMER
+        ]
+        return any(one.state not in {ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD} for one in mine)
 
     def _unreachable(self, error: KafkaException) -> TopicTrouble:
         return TopicTrouble(

@@ -10,6 +10,9 @@ from typing import Any
 from schemas.codec import SingleObject, Undecodable
 from schemas.delivery import window_id
 
+#: Sets of connections the compacted topic remembers: a rebuilding routes each record as it was routed then.
+SETS_KEPT = 256
+
 _CODEC = SingleObject("manifest.v1", "manifest.v2")
 
 
@@ -72,6 +75,12 @@ class Manifest:
     sealed_at: datetime | None = None
     first_byte: tuple[int, ...] = ()
     artefacts: tuple[Artefact, ...] = ()
+
+    @property
+    def kept_as(self) -> str | None:
+        """A second Kafka key, under which a set of connections outlives the next ones."""
+        sets = self.kind is Kind.CONNECTIONS and self.set_version is not None
+        return f"connections:{int(self.set_version or 0) % SETS_KEPT}" if sets else None
 
     @property
     def key(self) -> str:

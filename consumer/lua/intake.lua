@@ -127,6 +127,7 @@ for i = 1, #outbox, 1000 do
   redis.call('RPUSH', p .. 'outbox', unpack(outbox, i, math.min(i + 999, #outbox)))
 end
 local answer = table.concat(verdicts)
+if ARGV[5] ~= h[5] then redis.call('HSET', head, 'set-from', ARGV[3]) end
 local where = table.concat(parked, ' ')
 redis.call('HSET', head, 'prev', ARGV[3], 'next', ARGV[4], 'verdicts', answer, 'set', ARGV[5], 'lease', lease,
   'parked', where)

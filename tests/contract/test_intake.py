@@ -55,7 +55,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.keys = Keys("referrals", self.role)
-        layout._write(self.store, Topics(), Layout("id", 2, (0, 0), b"k" * 32))
+        layout.write(self.store, Topics(), Layout("id", 2, (0, 0), b"k" * 32))
         self.take()
 
     def take(self, owner: str = "me", min_epoch: int = 0) -> Taken:

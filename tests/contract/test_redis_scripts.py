@@ -205,11 +205,18 @@ def test_sets(
 
 
 def test_a_partition_only_ever_raises_its_set(partition: Partition) -> None:
-    def after(version: int) -> str:
-        assert partition.store.call(Call(connection_sets._RAISE, HEAD, (version,))) == [b"OK"]
-        return partition.store.hash(HEAD)["set"]
+    def after(version: int) -> tuple[str, bytes]:
+        ok, start = partition.store.call(Call(connection_sets._RAISE, HEAD, (version,)))
+        assert ok == b"OK"
+        return partition.store.hash(HEAD)["set"], start
 
-    assert [after(version) for version in (9, 10, 10, 9, 2)] == ["9", "10", "10", "10", "10"]
+    assert [after(version) for version in (9, 10)] == [("9", b"0"), ("10", b"0")]
+    partition.offer(noted(0, b"0"), set_version=10)
+    # From where on records are taken under it stays, however often and late somebody asks.
+    assert [after(version) for version in (10, 9, 2)] == [("10", b"0")] * 3
+    assert after(11) == ("11", b"1")
+    partition.offer(noted(1, b"1"), set_version=12)
+    assert after(12) == ("12", b"1")
 
 
 # trim

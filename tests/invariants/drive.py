@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from consumer.keys import Keys, Role
-from consumer.layout import Layout, _write
+from consumer.layout import Layout, write
 from consumer.store import Call, Reply, Script, Store
 from consumer.topics import Topics
 from tests.invariants.explore import Step
@@ -45,7 +45,7 @@ class Bench:
         self._store = store
         self._altered = {(script.package, script.name): script for script in altered}
         store.command("FLUSHDB")
-        _write(store, Topics(), Layout("topic", partitions, (0,) * partitions, b"key"))
+        write(store, Topics(), Layout("topic", partitions, (0,) * partitions, b"key"))
         self._disk: list[tuple[bytes, int, bytes]] = []
         self.fsync()
 

@@ -69,7 +69,7 @@ class Intake:
 def write_layout(store: Store, topics: Topics, found: Layout) -> None:
     """An empty Redis as `init` leaves it."""
     store.command("FLUSHDB")
-    layout._write(store, topics, found)
+    layout.write(store, topics, found)
     store.command("HSET", Keys(topics.referrals, Role.PUSH).layout, "complete", "1")
 
 
