@@ -155,8 +155,12 @@ class Service:
         self.stopping = threading.Event()
         self.health = Health()
         metrics.start()
+        # A handler runs in the middle of whatever the main thread does, which may hold the flag's own lock:
+        # it writes a byte, and a thread does the rest.
+        told, self._tell = os.pipe()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop())
+            signal.signal(number, lambda *_: os.write(self._tell, b"."))
+        threading.Thread(target=self._await_signal, args=(told,), name="signals", daemon=True).start()
         handler = type("Handler", (_Handler,), {"health": self.health})
         try:
             self._server = ThreadingHTTPServer((settings.http_host, settings.http_port), handler)
@@ -169,12 +173,13 @@ class Service:
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
 
-    def _stop(self) -> None:
-        if not self.stopping.is_set():
-            self.stopping.set()
-            timer = threading.Timer(DRAIN_S, cut_off)
-            timer.daemon = True
-            timer.start()
+    def _await_signal(self, told: int) -> None:
+        os.read(told, 1)
+        self.stopping.set()
+        # What comes after the first is read by nobody and fills nothing: a pipe holds thousands.
+        timer = threading.Timer(DRAIN_S, cut_off)
+        timer.daemon = True
+        timer.start()
 
     def close(self) -> None:
         self._server.shutdown()
