@@ -18,7 +18,8 @@ from batcher.files.sink import Out, Written
 from batcher.in_force import FileConnection
 from batcher.pack import packing
 from batcher.render import Rows, Sealed, Source
-from batcher.windows import Windows, WindowState
+from batcher.window import WindowState
+from batcher.windows import Windows
 from consumer.addresses import Policy
 from consumer.secrets import Secrets
 from schemas.delivery import Outcome

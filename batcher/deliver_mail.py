@@ -19,7 +19,7 @@ from batcher.channels.mail import Attachment, Fenced, Refused, Sent, Uncertain
 from batcher.deliver import TOLD_NOTHING, Finished, Result, Sending, sidecar
 from batcher.files.name import sidecar_name
 from batcher.kept import forget, kept
-from batcher.windows import State, WindowState
+from batcher.window import State, WindowState
 from consumer import log, metrics
 from schemas.connection import CsvFormat, EmailConnection
 from schemas.delivery import Outcome

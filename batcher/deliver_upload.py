@@ -37,7 +37,8 @@ from batcher.files.name import final_name, sidecar_name
 from batcher.files.sink import Written
 from batcher.in_force import place
 from batcher.render import Rows
-from batcher.windows import Gone, State, WindowState
+from batcher.window import State, WindowState
+from batcher.windows import Gone
 from schemas.connection import UploadConnection, connection_digest
 from schemas.delivery import Outcome
 from schemas.file_name import MAX_FILES
@@ -66,7 +67,7 @@ class _Transfer:
         self, sending: Sending, window: WindowState, connection: UploadConnection, session: Session
     ) -> None:
         self._sending, self.window, self._connection = sending, window, connection
-        self._session = session
+        self._session, self._limit = session, split_at(connection)
         #: A file that was pinned for another connection than this is not the beginning of what we make.
         self._made_for = connection_digest(connection)
         begun = window.fields.get("made_for") == self._made_for
@@ -114,7 +115,6 @@ class _Transfer:
     def _upload_from(self, start: int) -> Result | None:
         rows = rows_of(self._sending, self.window, self._connection, self._marks, start)
         feed = Feed(rows)
-        limit = split_at(self._connection)
         if feed.following is None and self._connection.file.empty != "header":
             changed = nothing_as_before(self.window)
             if changed is not None:
@@ -131,7 +131,7 @@ class _Transfer:
             number = len(self._files) + 1
             if number > MAX_FILES:
                 return TOO_MANY
-            trouble = self._upload_one(feed, rows, number if limit else 0)
+            trouble = self._upload_one(feed, rows, number if self._limit else 0)
             if trouble is not None:
                 return trouble
             more = feed.following is not None
@@ -141,11 +141,10 @@ class _Transfer:
         packed = packed_with(self._sending, self.window, self._connection, file)
         if isinstance(packed, Hold):
             return packed
-        limit = split_at(self._connection)
         files: list[tuple[Written, int | None]] = []
 
         def fill(out: BinaryIO) -> None:
-            written = write(out, self._connection, feed, packed, limit)
+            written = write(out, self._connection, feed, packed, self._limit)
             # Looked for here, so that what is wrong with the next row takes this file back, too.
             files.append((written, feed.following))
 

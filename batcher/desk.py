@@ -20,7 +20,8 @@ from batcher.flush import HELD_S
 from batcher.full import FULL, Full
 from batcher.in_force import FileConnection
 from batcher.turn import ONCE_MORE, RESEND, Turn
-from batcher.windows import ASKED, State, Windows, WindowState
+from batcher.window import State, WindowState
+from batcher.windows import ASKED, Windows
 from consumer import connection_sets, metrics
 from consumer.run import Ground
 from schemas.connection import FileBase, Schedule

@@ -20,12 +20,13 @@ from batcher.deliver_upload import by_upload
 from batcher.files.sink import CannotBeWritten
 from batcher.in_force import FileConnection
 from batcher.render import Damaged
-from batcher.windows import State, WindowState
+from batcher.window import State, WindowState
+from batcher.windows import Windows
 from consumer import connection_sets, log, metrics
 from consumer.kafka_out import KafkaOut, Out
 from consumer.topics import Topics
 from schemas.codec import Undecodable
-from schemas.connection import EmailConnection, FtpsConnection, SftpConnection, connection_digest
+from schemas.connection import EmailConnection, FileBase, FtpsConnection, SftpConnection, connection_digest
 from schemas.delivery import Outcome
 from schemas.manifest import Kind, Manifest
 from schemas.receipt import Receipt, Subject
@@ -210,6 +211,14 @@ class Flush:
             rows=int(fields.get("rows", 0)),
             left_out=int(fields.get("left_out", 0)),
         )
+
+
+def definition(windows: Windows, topics: Topics, window: WindowState, digest: str) -> FileConnection:
+    """The connection as it stood under `digest`. Raises LookupError where nobody knows it any more."""
+    found = connection_sets.definition(windows.store, topics, digest)
+    if not isinstance(found, FileBase):
+        raise LookupError(f"{window.id}: its definition is not in Redis")  # noqa: TRY004 - it is missing
+    return found
 
 
 def _unsure(window: WindowState) -> tuple[WindowState, Result] | None:

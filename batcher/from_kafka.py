@@ -7,13 +7,13 @@ and only where the manifest's digest says that some must be missing.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from batcher.removal import Removal
-from batcher.render import Damaged, digest_of
+from batcher.render import Damaged, digest_of, short
 from batcher.windows import Windows
 from consumer.intake import row
+from consumer.keys import Role
 from consumer.route import Router
 from consumer.stream import Record
 from schemas import receipt as receipts
@@ -27,10 +27,10 @@ from schemas.referral import EventType, Referral, SchemaById
 #: Rows handed on at once.
 PAGE = 500
 #: Whose intake puts rows into windows.
-SERVICE = "collect"
+SERVICE = Role.BATCH.service
 
 ReadAll = Callable[[str, Mapping[int, int] | None], Iterator[Record]]
-"""Every record of a topic from these offsets on, as `stream.read_all` gives them."""
+"""Every record of a topic from these offsets on, as `reading.read_all` gives them."""
 
 
 class FromKafka:
@@ -82,7 +82,7 @@ class FromKafka:
 
     def latest(self, partition: int, ids: Sequence[str]) -> Mapping[str, int]:
         latest = self._latest.get(partition, {})
-        return {i: latest.get(_short(i), 0) for i in ids}
+        return {i: latest.get(short(i), 0) for i in ids}
 
     def removals(self, partition: int, ids: Sequence[str]) -> Mapping[str, Removal]:
         return self._windows.removals(partition, ids)
@@ -94,7 +94,7 @@ class FromKafka:
         for record, referral in self._rows(mark):
             digest = digest_of(digest, row(record.offset, record.value or b""))
             count += 1
-            if referral.revision > latest.get(key := _short(referral.referral_id), 0):
+            if referral.revision > latest.get(key := short(referral.referral_id), 0):
                 latest[key] = referral.revision
         self._latest[mark.partition] = latest
         return (count, digest) == (mark.rows, mark.digest)
@@ -133,7 +133,3 @@ class FromKafka:
             if dropped and offset in reach.get(partition, ()):
                 found[partition].add(offset)
         return found
-
-
-def _short(referral_id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(referral_id.encode(), digest_size=8).digest(), "big")

@@ -7,7 +7,7 @@ is now, so that a window held for a key, a password or an address leaves once th
 
 from __future__ import annotations
 
-from batcher.windows import State, WindowState
+from batcher.window import State, WindowState
 from schemas.connection import EmailConnection, FileConnection, SftpConnection, UploadConnection
 
 __all__ = ["FileConnection", "in_force", "own", "place"]

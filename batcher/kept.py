@@ -6,7 +6,8 @@ and the number of mails a window may take.
 
 from __future__ import annotations
 
-from batcher.windows import Windows, WindowState
+from batcher.window import WindowState
+from batcher.windows import Windows
 
 #: A file kept by a worker that died before it could say so is forgotten after this: all are made in minutes.
 UNTOLD_S = 3_600

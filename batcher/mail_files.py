@@ -22,7 +22,7 @@ from batcher.files.feed import Feed, Limit
 from batcher.files.name import final_name
 from batcher.files.sink import Written
 from batcher.render import Rows
-from batcher.windows import State, WindowState
+from batcher.window import State, WindowState
 from schemas.connection import EmailConnection, XlsxFormat
 
 #: base64 makes it 14 MiB: what most mail systems still take.
@@ -49,34 +49,17 @@ def make(
     try:
         held = making.all()
         if held is None:
-            window = _told(sending, window, connection, making, marks)
+            if not making.files and connection.file.empty == "skip":
+                return sending.windows.advance(window, making.facts, durable=False), NOTHING_NEW
+            window = kept.tell(sending.windows, window, {**making.facts, "state": State.SENDING})
     except Exception:
         making.discard()
         raise
     if held is not None:
         making.discard()
         return window, held
-    if not making.files and connection.file.empty == "skip":
-        return window, NOTHING_NEW
     sending.step("kept")
     return window, None
-
-
-def _told(
-    sending: Sending,
-    window: WindowState,
-    connection: EmailConnection,
-    making: _Making,
-    marks: dict[int, int],
-) -> WindowState:
-    rows = sum(file.rows for file in making.files)
-    facts: Fields = {"rows": rows, "left_out": making.left_out, "files": 0}
-    facts |= {"first_byte": artefacts.counted(marks)}
-    for number, file in enumerate(making.files, 1):
-        facts |= artefacts.pin(number, file)
-    if not making.files and connection.file.empty == "skip":
-        return sending.windows.advance(window, facts, durable=False)
-    return kept.tell(sending.windows, window, {**facts, "state": State.SENDING})
 
 
 class _Making:
@@ -109,6 +92,19 @@ class _Making:
             more = feed.following is not None
             self.left_out = rows.left_out
         return None
+
+    @property
+    def facts(self) -> Fields:
+        """What the window is told of the files."""
+        told: Fields = {
+            "rows": sum(file.rows for file in self.files),
+            "left_out": self.left_out,
+            "files": 0,
+            "first_byte": artefacts.counted(self._marks),
+        }
+        for number, file in enumerate(self.files, 1):
+            told |= artefacts.pin(number, file)
+        return told
 
     def discard(self) -> None:
         """None of them will be sent: a window that is tried again and again would fill Redis with them."""

@@ -14,7 +14,7 @@ from batcher.files import openpgp
 from batcher.files.name import content_name
 from batcher.files.openpgp import Unusable
 from batcher.files.packing import Envelope, Packing
-from batcher.windows import WindowState
+from batcher.window import WindowState
 from consumer.secrets import Missing, Secrets
 from schemas.connection import FileConnection
 from schemas.files import OpenPgp

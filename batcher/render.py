@@ -12,7 +12,8 @@ from typing import Protocol
 
 from batcher.files.feed import Placed
 from batcher.removal import Removal, leaves_out, may_count
-from batcher.windows import Windows, WindowState
+from batcher.window import WindowState
+from batcher.windows import Windows
 from consumer import log
 from consumer.route import AnyConnection
 from schemas import referral as referrals
@@ -146,12 +147,16 @@ class Rows:
                 self.left_out += 1
 
     def _doubled(self, referral: Referral) -> bool:
-        digest = hashlib.blake2b(referral.referral_id.encode(), digest_size=8).digest()
-        known = int.from_bytes(digest, "big")
+        known = short(referral.referral_id)
         if known in self._written:
             return True
         self._written.add(known)
         return False
+
+
+def short(referral_id: str) -> int:
+    """64 bits that stand for a referral where memory holds many."""
+    return int.from_bytes(hashlib.blake2b(referral_id.encode(), digest_size=8).digest(), "big")
 
 
 def digest_of(before: str, raw: bytes) -> str:

@@ -16,16 +16,17 @@ from batcher.again import Wish
 from batcher.artefacts import Fields
 from batcher.deliver import Sending
 from batcher.files.name import AGAIN
-from batcher.flush import Flush
+from batcher.flush import Flush, definition
 from batcher.from_kafka import FromKafka
 from batcher.in_force import FileConnection, in_force, own
 from batcher.render import Damaged
-from batcher.windows import State, WindowState
-from consumer import connection_sets, log, manifests
+from batcher.window import State, WindowState
+from consumer import log, manifests
 from consumer.intake import MARKS_KEPT_MS
+from consumer.reading import read_all
 from consumer.run import Ground
-from consumer.stream import Record, read_all
-from schemas.connection import CsvFormat, FileBase
+from consumer.stream import Record
+from schemas.connection import CsvFormat
 from schemas.delivery import Outcome
 from schemas.manifest import Manifest
 
@@ -115,14 +116,11 @@ class Resend:
 
     def _send(self, window: WindowState, named: tuple[str, FileConnection] | None, now: float) -> WindowState:
         windows, ground = self._sending.windows, self._ground
-        frozen = connection_sets.definition(windows.store, ground.topics, window.fields["digest"])
-        if not isinstance(frozen, FileBase):
-            raise LookupError(f"{window.id}: its definition is not in Redis")  # noqa: TRY004 - it is missing
+        frozen = as_then(definition(windows, ground.topics, window, window.fields["digest"]))
         read: Callable[[str, Mapping[int, int] | None], Iterator[Record]] = partial(
             read_all, ground.settings.kafka, ground.settings.kafka_config
         )
         topics = (ground.topics.referrals, ground.topics.receipts)
-        frozen = as_then(frozen)
         rows = FromKafka(windows, window.fields["account"], frozen, topics, read, self._sending.by_id)
         try:
             rows.check(window.marks)

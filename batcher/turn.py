@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from batcher.again import Wish, Wishes
 from batcher.deliver import Sending
-from batcher.flush import Flush
+from batcher.flush import Flush, definition
 from batcher.full import FULL
 from batcher.in_force import FileConnection, in_force, own
 from batcher.resend import Resend
-from batcher.windows import ASKED, LEASE_MS, Gone, State, Windows, WindowState
-from consumer import connection_sets, log, metrics
+from batcher.window import State, WindowState
+from batcher.windows import ASKED, LEASE_MS, Gone, Windows
+from consumer import log, metrics
 from consumer.kafka_out import NotAcknowledged
 from consumer.run import Ground
 from consumer.store import NotDurable, StoreRefused, StoreUnavailable
 from consumer.stream import StreamFailed
-from schemas.connection import FileBase
 
 #: A heartbeat three times within the lease: one may get lost.
 BEAT_S = LEASE_MS / 1000 / 3
@@ -95,7 +93,7 @@ class Turn:
             log.trouble("window.interrupted", connection=name, reason=str(error))
             self._pause(turn, INTERRUPTED_S)
         except Exception as error:  # noqa: BLE001 - a defect met by one window must not stop the others
-            log.trouble("window.failed", connection=name, error=type(error).__name__, at=_where(error))
+            log.trouble("window.failed", connection=name, error=type(error).__name__, at=log.where(error))
             self._pause(turn, FAILED_S)
         finally:
             store.close()
@@ -109,9 +107,7 @@ class Turn:
         # An uploaded file is looked for by what was sealed; before, what was mended once stays so.
         mended = window.fields.get("made_with") if window.state is not State.UPLOADED else None
         digest = mended or window.fields["digest"]
-        frozen = connection_sets.definition(windows.store, self._ground.topics, digest)
-        if not isinstance(frozen, FileBase):
-            raise LookupError(f"{window.id}: its definition is not in Redis")  # noqa: TRY004 - it is missing
+        frozen = definition(windows, self._ground.topics, window, digest)
         if window.state is not State.ENDED:
             way = in_force(frozen, own(named, window), window)
             window = flush.send(window, way, time.time())
@@ -144,9 +140,3 @@ class _Heartbeat:
                 continue
             except Gone:
                 return
-
-
-def _where(error: Exception) -> str:
-    """File and line, without the message: it may repeat a row."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(last.filename).name}:{last.lineno}"

@@ -7,16 +7,13 @@ Every state is written under the holder's token: a worker that was overtaken is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from batcher import removal
+from batcher.window import WindowState, parsed
 from consumer.keys import Keys
 from consumer.store import Argument, Call, Reply, Script, Store, text
-from schemas.delivery import window_id
 from schemas.manifest import Mark
 
 SEAL = Script("batcher", "seal")
@@ -30,88 +27,6 @@ LEASE_MS = 15_000
 ASKED = "asked:"
 
 
-class State(StrEnum):
-    """Of a window. UPLOADED: the file is on the server under a temporary name. SENDING: mails are
-    under way. ENDED: sent, and Kafka is to be told.
-    """
-
-    CLAIMED = "CLAIMED"
-    SEALED = "SEALED"
-    UPLOADED = "UPLOADED"
-    SENDING = "SENDING"
-    ENDED = "ENDED"
-    CLOSED = "CLOSED"
-
-
-@dataclass(frozen=True, slots=True)
-class WindowState:
-    """A window as Redis has it. `fields` holds what only its channel reads."""
-
-    connection: str
-    number: int
-    state: State
-    slot: str
-    token: int
-    since: datetime
-    reason: str
-    tries: int
-    retry_at: float
-    fields: Mapping[str, str]
-
-    @property
-    def id(self) -> str:
-        return f"{self.sent_as}{self.number}" if self.again else self.first_id
-
-    @property
-    def again(self) -> bool:
-        """It is sent once more; `number` counts such windows then."""
-        return "of" in self.fields
-
-    @property
-    def asked_at(self) -> datetime | None:
-        """When somebody asked that it be sent once more."""
-        asked = self.fields.get("asked_at")
-        return None if asked is None else datetime.fromisoformat(asked)
-
-    @property
-    def first_number(self) -> int:
-        """Of the window whose rows these are."""
-        return int(self.fields.get("of", self.number))
-
-    @property
-    def first_id(self) -> str:
-        return window_id(self.connection, self.first_number)
-
-    @property
-    def sent_as(self) -> str:
-        """What all ids begin with under which this window was ever sent this way, and no other window."""
-        return f"{self.first_id}-resend-" if self.again else f"{self.first_id}."
-
-    @property
-    def held(self) -> bool:
-        """It waits for a person; `reason` says for what."""
-        return self.fields.get("held") == "1"
-
-    @property
-    def unsure(self) -> str:
-        """Why nobody knows whether it left, since Redis was lost meanwhile; "" where that is known."""
-        return self.fields.get("unsure", "")
-
-    @property
-    def damaged(self) -> bool:
-        """Its rows are not those that were sealed."""
-        return self.fields.get("damaged") == "1"
-
-    @property
-    def marks(self) -> tuple[Mark, ...]:
-        """One per partition once it is sealed."""
-        return tuple(Mark(**mark) for mark in json.loads(self.fields.get("marks", "[]")))
-
-    @property
-    def sealed_at(self) -> datetime:
-        return datetime.fromtimestamp(int(self.fields["sealed_at"]) / 1000, UTC)
-
-
 class Gone(Exception):  # noqa: N818 - what happened to our claim
     """Another worker holds the window now: stop, and touch nothing."""
 
@@ -123,7 +38,7 @@ class Windows:
         """`again`: those that are sent once more, each with a number and a state of its own."""
         self.store, self.keys = store, keys
         self._key = keys.resend if again else keys.window
-        self._asked, self._began = f"{keys.topic}:asked", f"{keys.topic}:windows-began"
+        self._asked, self._began = f"{keys.topic}:asked", keys.windows_began
 
     def ask(self, connection: str, now: datetime) -> None:
         """Have the connection's window flushed now; asking twice before it happens is asking once."""
@@ -172,7 +87,7 @@ class Windows:
         if text(reply[0]) != "OK":
             return None
         items = [text(item) for item in reply[1:]]
-        window = _state(connection, dict(zip(items[::2], items[1::2], strict=True)))
+        window = parsed(connection, dict(zip(items[::2], items[1::2], strict=True)))
         if window.slot.startswith(ASKED):
             self._answered(window)
         return window
@@ -207,7 +122,7 @@ class Windows:
         if durable:
             self.store.barrier()
         merged = {**window.fields, **{name: str(value) for name, value in fields.items()}}
-        return _state(window.connection, merged)
+        return parsed(window.connection, merged)
 
     def seal(self, window: WindowState, partitions: int) -> tuple[Mark, ...]:
         """Close the window's share in every partition; the same marks however often it is asked.
@@ -272,7 +187,7 @@ class Windows:
     def states(self, connections: Sequence[str]) -> dict[str, WindowState]:
         """The newest windows of those that have one, in one round trip."""
         found = self.store.hashes([self._key(name) for name in connections])
-        return {name: _state(name, fields) for name, fields in zip(connections, found, strict=True) if fields}
+        return {name: parsed(name, fields) for name, fields in zip(connections, found, strict=True) if fields}
 
     def opened(self, connections: Sequence[str], partitions: int) -> float | None:
         """When the oldest row that is not sealed yet came in, in seconds since the epoch."""
@@ -302,18 +217,3 @@ def _mark(partition: int, reply: Reply, window: WindowState) -> Mark:
     _n, start, to, rows, digest, removals = (text(item) for item in reply[1:])
     figures = {"start": int(start), "to": int(to), "rows": int(rows), "removals": int(removals)}
     return Mark(partition=partition, digest=digest, **figures)
-
-
-def _state(connection: str, fields: Mapping[str, str]) -> WindowState:
-    return WindowState(
-        connection=connection,
-        number=int(fields["n"]),
-        state=State(fields["state"]),
-        slot=fields["slot"],
-        token=int(fields["token"]),
-        since=datetime.fromtimestamp(int(fields["since"]) / 1000, UTC),
-        reason=fields.get("reason", ""),
-        tries=int(fields.get("tries", "0")),
-        retry_at=float(fields.get("retry_at", "0")),
-        fields=dict(fields),
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from batcher.windows import State, WindowState
+from batcher.window import State, WindowState
 from consumer.layout import REBUILD
 from consumer.manifests import Remembered
 from consumer.service import Stop

@@ -13,8 +13,8 @@ from console import begin as beginning
 from console import export as exporting
 from console import of_connections, of_windows
 from console import publish as publishing
-from console import rebuild as rebuilding
 from console import verify as verifying
+from console.rebuild import run as rebuilding
 from console.reconcile import run as reconciling
 from console.reconcile import shown as telling
 from console.reconcile.books import Trouble

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 from batcher.again import Wish, Wishes
 from batcher.resend import nowhere, told_of
-from batcher.windows import State, Windows, WindowState
+from batcher.window import State, WindowState
+from batcher.windows import Windows
 from console.ground import standing
 from console.show import one_line
 from console.windows import parsed

@@ -12,9 +12,9 @@ from console.moment import moment
 from consumer import layout, manifests
 from consumer.kafka_out import KafkaOut
 from consumer.layout import Layout
+from consumer.reading import read_all
 from consumer.service import Settings, Stop
 from consumer.store import Store
-from consumer.stream import read_all
 from consumer.topics import (
     DEFAULT_RETENTION_MS,
     Admin,

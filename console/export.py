@@ -30,10 +30,11 @@ from console.moment import moment
 from console.selection import Reason, Removed, Selection
 from consumer import connection_sets, registry
 from consumer.keys import Keys, Role
+from consumer.reading import read_all
 from consumer.route import AnyConnection, Router
 from consumer.run import Ground
 from consumer.service import Settings, Stop
-from consumer.stream import Record, read_all
+from consumer.stream import Record
 from schemas import referral as referrals
 from schemas.codec import Undecodable
 from schemas.connection import ConnectionSet, CsvFormat, PushBase

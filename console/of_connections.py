@@ -12,6 +12,7 @@ from console import uncertain as held_back
 from console.show import count, note, say, table
 from consumer import service
 from consumer.service import Stop
+from schemas.push import PushBase
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Advertisers' connections.")
 
@@ -88,14 +89,15 @@ def try_out(name: Name, referral: Sample = None, folder: Other = None) -> None:
     it. Exit code 0: it was accepted.
     """
     settings = service.settings()
-    tried_file = trial_file.trial(settings, name, referral, folder)
-    if tried_file is not None:
+    chosen = previewing.choose(settings, name, referral, folder, test=True)
+    if not isinstance(chosen.connection, PushBase):
+        tried_file = trial_file.trial(settings, chosen.connection, chosen.referral)
         for line in tried_file.done:
             say(line)
         if tried_file.trouble is not None:
             raise Stop(tried_file.trouble)
         return
-    tried = trial.trial(settings, name, referral, folder)
+    tried = trial.trial(settings, chosen, chosen.connection)
     say(f"{tried.request}\n\n{tried.answer or '(no answer)'}\n\n{tried.verdict}\n{tried.follows}")
     for line in (*tried.notes, trial.tell(settings, tried.receipt)):
         note(line)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 from urllib.parse import quote, quote_plus
 
-from console.preview import Chosen, choose, request, sending, text, visible
+from console.preview import Chosen, request, sending, text, visible
 from console.sample import kept_back, sources_of
 from consumer.asking import Asking
 from consumer.auth.authenticator import Authenticator
@@ -78,12 +78,8 @@ class _Seen(Secrets):
         return value
 
 
-def trial(settings: Settings, name: str, file: str | None, folder: str | None) -> Tried:
-    """Send it. Raises Stop where there is nothing to send, and to whom."""
-    chosen = choose(settings, name, file, folder, test=True)
-    connection = chosen.connection
-    if not isinstance(connection, PushBase):
-        raise Stop(f"{name} is a file connection: `referrals flush {name}` has its file sent now")
+def trial(settings: Settings, chosen: Chosen, connection: PushBase) -> Tried:
+    """Send it to the `connection` chosen. Raises Stop where there is nothing to send, or not to it."""
     if chosen.unrouted is not None:
         raise Stop(f"this referral is not for the connection: {chosen.unrouted}")
     made = sending(connection, chosen.referral)
@@ -102,7 +98,7 @@ def trial(settings: Settings, name: str, file: str | None, folder: str | None) -
         follows(decision, connection, now),
         [*_notes(chosen), *(() if sent else (WHOSE_SECRETS,))],
         isinstance(answer, Delivered | Duplicate),
-        _receipt(made.rows[0], name, answer, told, now),
+        _receipt(made.rows[0], connection.name, answer, told, now),
     )
 
 

@@ -24,8 +24,7 @@ from batcher.files.name import final_name
 from batcher.files.packing import Packing
 from batcher.files.sink import CannotBeWritten
 from batcher.pack import packing
-from batcher.windows import State, WindowState
-from console.preview import choose
+from batcher.window import State, WindowState
 from consumer.secrets import Secrets
 from consumer.service import Settings, Stop
 from schemas.connection import EmailConnection, FileConnection, UploadConnection
@@ -46,13 +45,10 @@ class TriedFile:
     trouble: str | None
 
 
-def trial(settings: Settings, name: str, file: str | None, folder: str | None) -> TriedFile | None:
-    """Try it; None for a connection that is pushed. Raises Stop."""
-    chosen = choose(settings, name, file, folder, test=True)
-    if not isinstance(chosen.connection, UploadConnection | EmailConnection):
-        return None
+def trial(settings: Settings, connection: FileConnection, referral: Referral) -> TriedFile:
+    """Try it with a file of this referral. Raises Stop."""
     done: list[str] = []
-    for step in _steps(settings, chosen.connection, chosen.referral):
+    for step in _steps(settings, connection, referral):
         if isinstance(step, Retry | Hold):
             return TriedFile(tuple(done), step.reason)
         done.append(step)

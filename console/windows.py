@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from batcher.windows import ASKED, State, Windows, WindowState
+from batcher.window import State, WindowState
+from batcher.windows import ASKED, Windows
 from console.connections import require
 from console.ground import redis_alone
 from console.show import one_line

@@ -45,6 +45,11 @@ class Role(StrEnum):
     PUSH = "push"
     BATCH = "batch"
 
+    @property
+    def service(self) -> str:
+        """What reads for it, as receipts and consumer groups name it."""
+        return "push" if self is Role.PUSH else "collect"
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -66,6 +71,11 @@ class Keys:
     def given_up(self) -> str:
         """By connection, the number of a window that is not to be delivered, and why."""
         return f"{self.topic}:given-up"
+
+    @property
+    def windows_began(self) -> str:
+        """Since when each connection has windows."""
+        return f"{self.topic}:windows-began"
 
     @property
     def resends(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consumer.kafka_out import KafkaOut, Out
-from consumer.stream import read_all
+from consumer.reading import read_all
 from consumer.topics import Topics
 from schemas import manifest
 from schemas.codec import Undecodable

@@ -146,7 +146,7 @@ def run(
         settings.kafka,
         settings.kafka_config,
         topic=ground.topics.referrals,
-        group=f"{settings.prefix}referral-{name}",
+        group=ground.topics.group(name),
         session_timeout_ms=settings.session_timeout_ms,
         group_protocol=settings.group_protocol,
         assigned=ownership.assigned,

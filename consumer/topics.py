@@ -40,6 +40,10 @@ class Topics:
 
     prefix: str = ""
 
+    def group(self, service: str) -> str:
+        """The consumer group of a service."""
+        return f"{self.prefix}referral-{service}"
+
     @property
     def referrals(self) -> str:
         return f"{self.prefix}referrals"

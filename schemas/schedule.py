@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, model_validator
 
 from schemas import cron, grammar, slots
-from schemas.base import Model, doubled, misfit
+from schemas.base import Model, doubled, misfit, unless
 from schemas.grammar import Whole
 from schemas.slots import Walls
 
@@ -29,10 +29,6 @@ _STEPS = {
 }
 
 
-def _is_none(value: Any) -> bool:
-    return value is None
-
-
 def _step(value: Any) -> Any:
     if value is not None and (not isinstance(value, str) or value not in _STEPS):
         *most, last = _STEPS
@@ -40,7 +36,7 @@ def _step(value: Any) -> Any:
     return value
 
 
-_Once = Field(exclude_if=_is_none)
+_Once = Field(exclude_if=unless(None))
 
 
 class Schedule(Model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batcher.windows import WindowState
+from batcher.window import WindowState
 from schemas import file_name
 from schemas.connection import FileConnection
 from schemas.file_name import Named

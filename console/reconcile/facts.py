@@ -1,4 +1,4 @@
-"""What was read for a reconciliation, sorted on disk. The only user of SQLite.
+"""What was read for a reconciliation, sorted on disk.
 
 Law: memory holds SQLite's cache and one referral at a time, however long the range is. Disk takes about
 0.4 kB for each record with its receipt, and as much again while it is sorted, where TMPDIR points: a day of
@@ -9,30 +9,23 @@ accounts and campaigns stand in it, nothing of a person.
 from __future__ import annotations
 
 import json
-import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Self
 
+from console.disk import Disk
 from console.reconcile.books import Difference, Place, Trouble, Unexplained
 from console.reconcile.filed import Row
 from console.reconcile.judge import Found
 from console.reconcile.record_class import Published
 from schemas.delivery import Action, Outcome
 
-#: SQLite's page cache and its sorter's memory, each.
-CACHE_KIB = 65_536
-#: What SQLite raises where the disk is full or taken away.
-DiskTrouble = sqlite3.Error
 #: Marks a note that is no receipt of a service, but of a parked delivery.
 PARKED, PASSED = "parked", "passed"
 
 _TABLES = """
-PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;
 CREATE TABLE notes (partition INTEGER, offset INTEGER, who TEXT, outcome TEXT, connection TEXT);
 CREATE TABLE facts (referral TEXT, revision INTEGER, published TEXT, found TEXT);
 CREATE TABLE filed (
@@ -40,7 +33,6 @@ CREATE TABLE filed (
   at_ms INTEGER, account TEXT, campaign TEXT, whole INTEGER, counted INTEGER);
 CREATE TABLE unexplained (
   id TEXT, account TEXT, campaign TEXT, day TEXT, connection TEXT, why TEXT, at_ms INTEGER);
-BEGIN;
 """
 
 
@@ -57,19 +49,16 @@ NOTHING = Notes()
 
 
 class Facts:
-    """A file of its own, deleted on leaving. Raises DiskTrouble."""
+    """Gone on leaving. Used within `disk.room`."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="referrals-reconcile-")
-        self._db = sqlite3.connect(Path(self._folder.name) / "facts", isolation_level=None)
-        self._db.executescript(f"PRAGMA cache_size = -{CACHE_KIB}; {_TABLES}")
+        self._db = Disk(_TABLES)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
-        self._folder.cleanup()
 
     def note(self, partition: int, offset: int, who: str, outcome: Outcome, connection: str = "") -> None:
         """`who`: the service whose receipt it is, PARKED or PASSED."""

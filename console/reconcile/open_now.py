@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from batcher.windows import State, Windows, WindowState
+from batcher.window import State, WindowState
+from batcher.windows import Windows
 from console.reconcile.facts import PARKED, Facts
 from console.reconcile.judge import Found
 from console.reconcile.record_class import COLLECT, PUSH, day

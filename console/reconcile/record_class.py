@@ -17,10 +17,11 @@ from functools import lru_cache
 
 from console.reconcile.books import Class, Difference, Place, Trouble
 from consumer.intake import DEDUPE_HORIZON_S
+from consumer.keys import Role
 from schemas.delivery import Outcome
 from schemas.receipt import coordinates
 
-PUSH, COLLECT = "push", "collect"
+PUSH, COLLECT = Role.PUSH.service, Role.BATCH.service
 SERVICES = (PUSH, COLLECT)
 _DAY_MS = 86_400_000
 #: What a delivery excludes. A duplicate's and a removal's are those of another record.

@@ -17,11 +17,12 @@ from threading import Event
 from typing import Any
 
 from batcher.windows import Windows
+from console.disk import room
 from console.ground import standing
 from console.moment import moment
 from console.reconcile import open_now
 from console.reconcile.books import Books, Finding, Unexplained
-from console.reconcile.facts import DiskTrouble, Facts
+from console.reconcile.facts import Facts
 from console.reconcile.filed import Fate
 from console.reconcile.judge import judge
 from console.reconcile.ledger import Filing, Ledger, Range
@@ -34,10 +35,10 @@ from consumer import connection_sets, manifests, registry
 from consumer.intake import DEDUPE_HORIZON_S
 from consumer.keys import Keys, Role
 from consumer.manifests import Remembered
+from consumer.reading import read_all
 from consumer.route import Router
 from consumer.run import Ground
 from consumer.service import Settings, Stop
-from consumer.stream import read_all
 from schemas import receipt as receipts
 from schemas.codec import Undecodable
 from schemas.connection import FileBase, FileConnection
@@ -75,12 +76,8 @@ def reconcile(settings: Settings, times: tuple[str, str], account: str | None) -
     if start >= end:
         raise Stop("--from must be earlier than --to")
     wanted = Range(round(start.timestamp() * 1000), round(end.timestamp() * 1000), account)
-    with standing(settings) as ground:
-        try:
-            with Facts() as facts:
-                return _Reconciling(ground, wanted, facts).go()
-        except DiskTrouble as error:
-            raise Stop(f"facts cannot be sorted on disk ({error}): point TMPDIR elsewhere") from error
+    with standing(settings) as ground, room(), Facts() as facts:
+        return _Reconciling(ground, wanted, facts).go()
 
 
 class _Reconciling:

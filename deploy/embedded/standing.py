@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
-from batcher.windows import State, Windows
+from batcher.window import State
+from batcher.windows import Windows
 from consumer.frozen import thaw
 from consumer.keys import Keys, Role
+from consumer.reading import read_all
 from consumer.service import Settings
 from consumer.store import Store, text
-from consumer.stream import read_all
 from consumer.topics import Topics
 from deploy.embedded.reconcile import WindowEnd
 from schemas import receipt as receipts

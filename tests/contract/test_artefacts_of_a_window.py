@@ -13,7 +13,7 @@ import pytest
 from batcher import mail_files
 from batcher.channels.mail import Relay
 from batcher.files.manifest import parse
-from batcher.windows import State
+from batcher.window import State
 from console.verify import verify
 from deploy.embedded.processes import free_port
 from schemas.delivery import Outcome
@@ -30,13 +30,6 @@ UPLOADS = ("sftp", "ftps")
 def place(tmp_path_factory: pytest.TempPathFactory, kafka: Kafka) -> Iterator[House]:
     with house(tmp_path_factory.mktemp("house"), kafka.bootstrap, "artefacts.") as running:
         yield running
-
-
-@pytest.fixture
-def worker(place: House) -> Iterator[Worker]:
-    running = Worker(place, {})
-    yield running
-    running.close()
 
 
 def named(place: House, name: str) -> list[tuple[str, bytes]]:

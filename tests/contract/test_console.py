@@ -27,9 +27,10 @@ from consumer import intake
 from consumer.intake import Removal
 from consumer.kafka_out import KafkaOut, Out
 from consumer.keys import Keys, Role
+from consumer.reading import read_all
 from consumer.registry import Registry
 from consumer.store import Store
-from consumer.stream import Record, read_all
+from consumer.stream import Record
 from consumer.topics import Admin, Topics
 from deploy.embedded.processes import Command, free_port, start
 from schemas import referral

@@ -28,9 +28,9 @@ from consumer import held
 from consumer.frozen import Frozen
 from consumer.keys import Keys, Role
 from consumer.pending import Reschedule, settle
+from consumer.reading import read_all
 from consumer.service import Stop
 from consumer.store import Store
-from consumer.stream import read_all
 from consumer.topics import Topics
 from consumer.tries import Tries
 from schemas import receipt as receipts

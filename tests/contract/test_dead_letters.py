@@ -7,7 +7,8 @@ import pytest
 from consumer import dead_letters
 from consumer.dead_letters import MAX_HEADER, MAX_HEADERS
 from consumer.kafka_out import KafkaOut, Out
-from consumer.stream import Record, read_all
+from consumer.reading import read_all
+from consumer.stream import Record
 from consumer.topics import Admin, Topics
 from schemas.delivery import Outcome
 from schemas.receipt import Receipt, Subject, utc

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from batcher.deliver_upload import SWEEP_EVERY
-from batcher.windows import State
+from batcher.window import State
 from schemas.delivery import Outcome
 from tests.support.batch import House, house
 from tests.support.desk import Worker, state
@@ -19,13 +19,6 @@ from tests.support.rows import csv_of, person
 def place(tmp_path_factory: pytest.TempPathFactory, kafka: Kafka) -> Iterator[House]:
     with house(tmp_path_factory.mktemp("house"), kafka.bootstrap, "tries.") as running:
         yield running
-
-
-@pytest.fixture
-def worker(place: House) -> Iterator[Worker]:
-    running = Worker(place, {})
-    yield running
-    running.close()
 
 
 def named(place: House, name: str) -> list[tuple[str, bytes]]:

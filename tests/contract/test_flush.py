@@ -27,7 +27,7 @@ import pyzipper
 from batcher import mail_files, render
 from batcher.channels.mail import Relay
 from batcher.files.name import final_name
-from batcher.windows import State
+from batcher.window import State
 from console.windows import give_up
 from consumer import intake, metrics
 from consumer.service import Stop
@@ -50,13 +50,6 @@ FEW_ROWS, ROWS = 4 * render.PAGE, 40_000
 def place(tmp_path_factory: pytest.TempPathFactory, kafka: Kafka) -> Iterator[House]:
     with house(tmp_path_factory.mktemp("house"), kafka.bootstrap, "flush.") as running:
         yield running
-
-
-@pytest.fixture
-def worker(place: House) -> Iterator[Worker]:
-    running = Worker(place, {})
-    yield running
-    running.close()
 
 
 # What stands in the file.
@@ -484,7 +477,8 @@ from batcher.deliver import write
 from batcher.files.feed import Feed
 from batcher.files.packing import Packing
 from batcher.render import Rows, Sealed
-from batcher.windows import State, Windows, WindowState
+from batcher.window import State, WindowState
+from batcher.windows import Windows
 from consumer.keys import Keys, Role
 from consumer.store import Store
 from schemas.connection import EmailConnection

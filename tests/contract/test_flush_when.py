@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from batcher import full
-from batcher.channels.mail import Relay
-from batcher.deliver import Sending
-from batcher.desk import Desk
 from batcher.full import FULL, Full
-from batcher.windows import State, Windows
-from consumer.secrets import Secrets
+from batcher.window import State
 from schemas.connection import Schedule
-from tests.support.batch import PASSWORD, SENDER, House, house, until
+from tests.support.batch import House, house, until
+from tests.support.desk import Worker
 from tests.support.kafka import Kafka
 from tests.support.rows import PARTITIONS, csv_of, person
 
@@ -31,34 +26,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, kafka: Kafka) -> Iterator[Ho
         yield running
 
 
-@pytest.fixture
-def desk(place: House) -> Iterator[Desk]:
-    def sending(windows: Windows) -> Sending:
-        return Sending(
-            windows=windows,
-            partitions=PARTITIONS,
-            secrets=Secrets({"SFTP_PASSWORD": PASSWORD}),
-            relay=Relay("127.0.0.1", place.smtp.port, 10.0, starttls=False),
-            policy=place.settings.policy,
-            mail_from=SENDER,
-            monotonic=time.monotonic,
-            by_id=None,
-            step=lambda _: None,
-        )
-
-    pool = ThreadPoolExecutor(2)
-    running = Desk(place.ground, "worker", sending, pool)
-    yield running
-    assert running.finish()
-    pool.shutdown()
-
-
-def look(desk: Desk, now: datetime, *, anew: bool = True) -> None:
+def look(worker: Worker, now: datetime, *, anew: bool = True) -> None:
     """Look once, and do all there is to do. `anew`: the time after which sizes are read again has passed."""
     if anew:
-        desk._full._read.clear()
-    desk.look(now)
-    assert not wait([future for future, _ in desk._busy.values()], timeout=30).not_done
+        worker.sizes_anew()
+    worker.go(now)
 
 
 def slots(place: House, name: str) -> list[str]:
@@ -66,39 +38,39 @@ def slots(place: House, name: str) -> list[str]:
 
 
 def test_a_full_window_leaves_between_slots_and_the_schedule_does_not_count_it(
-    place: House, desk: Desk
+    place: House, worker: Worker
 ) -> None:
     connection = place.sftp_connection("rows", schedule={**DAILY, "or_rows": 3})
     place.empty(connection)
-    look(desk, DAY)
+    look(worker, DAY)
     people = [person(n) for n in range(6)]
     place.intake.put(0, [connection], *people[:2])
-    look(desk, DAY)
+    look(worker, DAY)
     assert place.state("rows") is None
     place.intake.put(1, [connection], people[2])
-    look(desk, DAY)
+    look(worker, DAY)
     assert place.file("rows") == csv_of(people[:3])
-    look(desk, DAY + timedelta(hours=1))
+    look(worker, DAY + timedelta(hours=1))
     assert place.closed("rows", 1)
     place.intake.put(1, [connection], people[3])
-    look(desk, DAY + timedelta(days=1))
+    look(worker, DAY + timedelta(days=1))
     assert place.closed("rows", 2)
     # Both are due: the window is the slot's, and nothing is left for another.
     place.intake.put(0, [connection], *people[4:], person(6))
-    look(desk, DAY + timedelta(days=2))
-    look(desk, DAY + timedelta(days=2))
+    look(worker, DAY + timedelta(days=2))
+    look(worker, DAY + timedelta(days=2))
     assert place.closed("rows", 3)
     assert slots(place, "rows") == [f"{FULL}2026-06-01", "2026-06-02", "2026-06-03"]
 
 
-def test_bytes_of_the_records_fill_a_window_too(place: House, desk: Desk) -> None:
+def test_bytes_of_the_records_fill_a_window_too(place: House, worker: Worker) -> None:
     connection = place.sftp_connection("size", schedule={"every": "12h", "or_bytes": 2_000})
     place.empty(connection)
-    look(desk, DAY)
+    look(worker, DAY)
     size = 0
     for n in range(20):
         size += sum(map(len, place.intake.put(n % PARTITIONS, [connection], person(n))))
-        look(desk, DAY)
+        look(worker, DAY)
         assert (place.state("size") is not None) == (size >= 2_000)
         if size >= 2_000:
             break
@@ -106,14 +78,14 @@ def test_bytes_of_the_records_fill_a_window_too(place: House, desk: Desk) -> Non
     assert slots(place, "size") == [f"{FULL}2026-06-01"]
 
 
-def test_a_full_window_waits_while_paused_and_behind_one_under_way(place: House, desk: Desk) -> None:
+def test_a_full_window_waits_while_paused_and_behind_one_under_way(place: House, worker: Worker) -> None:
     connection = place.sftp_connection("waits", schedule={**DAILY, "or_rows": 2})
     other = place.sftp_connection("goes", schedule={**DAILY, "or_rows": 2})
     place.empty(connection, other)
     people = [person(n) for n in range(4)]
     place.intake.put(0, [connection, other], *people[:2])
     place.store.command("HSET", place.keys.paused, "waits", "by hand")
-    look(desk, DAY)
+    look(worker, DAY)
     assert place.closed("goes", 1)
     assert place.state("waits") is None
     place.store.command("HDEL", place.keys.paused, "waits")
@@ -121,14 +93,14 @@ def test_a_full_window_waits_while_paused_and_behind_one_under_way(place: House,
     assert window is not None
     place.windows.seal(window, PARTITIONS)
     place.intake.put(1, [connection], *people[2:])
-    look(desk, DAY)
+    look(worker, DAY)
     found = place.state("waits")
     assert found is not None
     assert (found.number, found.state) == (1, State.CLAIMED)
     place.later("waits")
-    look(desk, DAY)
+    look(worker, DAY)
     assert place.closed("waits", 1)
-    look(desk, DAY)
+    look(worker, DAY)
     assert place.closed("waits", 2)
     assert sorted(place.files("waits").values(), key=len) == sorted(
         (csv_of(people[:2]), csv_of(people[2:])), key=len
@@ -136,13 +108,13 @@ def test_a_full_window_waits_while_paused_and_behind_one_under_way(place: House,
     assert slots(place, "waits") == ["2026-06-01", f"{FULL}2026-06-01"]
 
 
-def test_its_own_timer_finds_it_without_new_data(place: House, desk: Desk) -> None:
+def test_its_own_timer_finds_it_without_new_data(place: House, worker: Worker) -> None:
     connection = place.sftp_connection("timer", schedule={**DAILY, "or_rows": 1})
     place.empty(connection)
-    look(desk, DAY)
+    look(worker, DAY)
     place.intake.put(0, [connection], person(1))
     until(
-        lambda: look(desk, DAY, anew=False) or place.closed("timer", 1), "flushed", within=full.AGAIN_S + 10
+        lambda: look(worker, DAY, anew=False) or place.closed("timer", 1), "flushed", within=full.AGAIN_S + 10
     )
 
 

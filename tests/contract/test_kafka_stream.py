@@ -12,7 +12,8 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartiti
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from consumer.kafka_out import KafkaOut, Out
-from consumer.stream import Record, Stream, StreamFailed, Witness, read_all
+from consumer.reading import read_all
+from consumer.stream import Record, Stream, StreamFailed, Witness
 from consumer.topics import Admin
 from tests.support.kafka import Kafka, Kind, start_kafka
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from batcher.windows import State
+from batcher.window import State
 from consumer import connection_sets
 from consumer.service import Stop
 from schemas.connection import Account, ConnectionSet
@@ -20,13 +20,6 @@ from tests.support.rows import PARTITIONS, FileConnection, csv_of, person
 def place(tmp_path_factory: pytest.TempPathFactory, kafka: Kafka) -> Iterator[House]:
     with house(tmp_path_factory.mktemp("house"), kafka.bootstrap, "hands.") as running:
         yield running
-
-
-@pytest.fixture
-def worker(place: House) -> Iterator[Worker]:
-    running = Worker(place, {})
-    yield running
-    running.close()
 
 
 def given_to(place: House, account: str, *connections: FileConnection) -> None:

@@ -13,9 +13,10 @@ from consumer import receipts
 from consumer.kafka_out import KafkaOut, NotAcknowledged, Out
 from consumer.keys import Keys, Role
 from consumer.layout import Layout
+from consumer.reading import read_all
 from consumer.receipts import RELAY, duplicate_entry, entry, entry_with_dead_letter
 from consumer.store import Store, StoreUnavailable
-from consumer.stream import Record, read_all
+from consumer.stream import Record
 from consumer.topics import Admin, Topics
 from deploy.embedded import valkey as embedded
 from schemas.delivery import Outcome

@@ -22,10 +22,11 @@ from consumer.keys import Keys, Role
 from consumer.layout import Layout
 from consumer.log import silent
 from consumer.parked import Item, Place, Room, Standing
+from consumer.reading import read_all
 from consumer.remake import Remake
 from consumer.reread import MAX_GAP, Reread
 from consumer.store import Store, StoreRefused
-from consumer.stream import Record, StreamFailed, read_all
+from consumer.stream import Record, StreamFailed
 from consumer.topics import DEFAULT_RETENTION_MS, Admin, Topics
 from schemas import receipt as receipts
 from schemas import referral as referrals

@@ -28,7 +28,8 @@ from consumer.breaker import FAILURES
 from consumer.kafka_out import KafkaOut, Out
 from consumer.keys import Role
 from consumer.metrics import ATTEMPT_OUTCOMES, DEAD_LETTER_REASONS, FENCED_REASONS, GATE_STATES
-from consumer.stream import Record, read_all
+from consumer.reading import read_all
+from consumer.stream import Record
 from deploy.embedded.processes import Child, Command, start
 from schemas import referral as referrals
 from schemas.delivery import Outcome, delivery_id

@@ -16,7 +16,8 @@ from confluent_kafka import Producer
 
 from batcher.again import Wish, Wishes
 from batcher.desk import Desk
-from batcher.windows import State, Windows
+from batcher.window import State
+from batcher.windows import Windows
 from console import past
 from console.again import resend
 from consumer.log import silent
@@ -76,13 +77,6 @@ def place(tmp_path_factory: pytest.TempPathFactory, kafka: Kafka) -> Iterator[Pl
         running.__class__ = Place
         assert isinstance(running, Place)
         yield running
-
-
-@pytest.fixture
-def worker(place: Place) -> Iterator[Worker]:
-    running = Worker(place, {})
-    yield running
-    running.close()
 
 
 def sent_again(place: Place, worker: Worker, name: str, number: int = 1, *, same_name: bool = False) -> None:

@@ -20,7 +20,8 @@ import pytest
 
 from consumer.kafka_out import KafkaOut, Out
 from consumer.keys import Role
-from consumer.stream import Record, read_all
+from consumer.reading import read_all
+from consumer.stream import Record
 from schemas import codec
 from schemas import referral as referrals
 from schemas.delivery import Outcome

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from console.preview import choose
 from console.trial_file import TriedFile, trial
-from consumer.service import Stop
+from consumer.service import Settings, Stop
+from schemas.connection import FileConnection
 from tests.support.batch import USER, House, house
 from tests.support.kafka import Kafka
 from tests.support.receivers import smtp_receiver
@@ -30,9 +32,13 @@ def _environment(place: House, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tried(place: House, connection: Any) -> TriedFile:
     place.apply(connection)
-    found = trial(place.settings, connection.name, None, None)
-    assert found is not None
-    return found
+    return sent(place.settings, connection.name)
+
+
+def sent(settings: Settings, name: str) -> TriedFile:
+    chosen = choose(settings, name, None, None, test=True)
+    assert isinstance(chosen.connection, FileConnection)
+    return trial(settings, chosen.connection, chosen.referral)
 
 
 @pytest.mark.parametrize("kind", ["sftp", "ftps"])
@@ -81,10 +87,9 @@ def test_mails_go_as_far_as_the_relays_word(place: House, tmp_path: Path) -> Non
     assert place.mails("mailed") == {}
     with smtp_receiver(tmp_path / "refusing", "--mode", "b@mailed.example=550") as refusing:
         settings = place.settings.model_copy(update={"smtp": f"127.0.0.1:{refusing.port}"})
-        refused = trial(settings, "mailed", None, None)
-    assert refused is not None
+        refused = sent(settings, "mailed")
     assert refused.trouble is not None
     assert refused.trouble.startswith("recipient 2: ")
     assert "@" not in refused.trouble
     with pytest.raises(Stop, match="REFERRALS_MAIL_FROM"):
-        trial(place.settings.model_copy(update={"mail_from": ""}), "mailed", None, None)
+        sent(place.settings.model_copy(update={"mail_from": ""}), "mailed")

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 import pytest
 
 from batcher.removal import Removal
-from batcher.windows import ASKED, Gone, State, Windows, WindowState
+from batcher.window import State, WindowState
+from batcher.windows import ASKED, Gone, Windows
 from consumer.keys import Keys, Role
 from consumer.layout import Layout
 from consumer.store import Store

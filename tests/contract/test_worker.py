@@ -26,9 +26,10 @@ from consumer.keys import Keys, Role
 from consumer.ownership import Ownership
 from consumer.plan import Planner
 from consumer.push import Push
+from consumer.reading import read_all
 from consumer.service import Health, Settings, Stop
 from consumer.store import Store
-from consumer.stream import Stream, read_all
+from consumer.stream import Stream
 from consumer.topics import Admin, Topics
 from consumer.worker import Worker
 from schemas import receipt as codec

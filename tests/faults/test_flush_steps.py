@@ -50,6 +50,15 @@ def finish(place: House, service: Flush, name: str, number: int) -> None:
     until(closed, lambda: f"window {number} of {name} closed; the last output: {service.output()[-1500:]}")
 
 
+def killed_and_finished(place: House, services: Parent, name: str, step: str, occurrence: int) -> Flush:
+    """A service flushes the connection's first window and is killed at the step; the one that finishes it."""
+    place.ask(name)
+    assert services.flush(place.environment, step, occurrence).ended() == -signal.SIGKILL
+    fresh = services.flush(place.environment)
+    finish(place, fresh, name, 1)
+    return fresh
+
+
 @pytest.mark.parametrize("kind", UPLOADS)
 @pytest.mark.parametrize("step", UPLOAD_STEPS)
 def test_killed_at_a_step_one_file_arrives(place: House, services: Parent, step: str, kind: str) -> None:
@@ -144,10 +153,7 @@ def test_killed_at_a_step_everybody_gets_every_file(
     place.empty(connection)
     people = [person(n) for n in range(4)]
     place.intake.put(1, [connection], *people)
-    place.ask(name)
-    assert services.flush(place.environment, step, occurrence).ended() == -signal.SIGKILL
-    fresh = services.flush(place.environment)
-    finish(place, fresh, name, 1)
+    fresh = killed_and_finished(place, services, name, step, occurrence)
     assert fresh.stop() == 0
 
     got = place.mails(name)
@@ -186,10 +192,7 @@ def test_killed_at_a_step_mails_keep_what_was_chosen(
     place.empty(connection)
     people = [person(n) for n in range(4)]
     place.intake.put(1, [connection], *people)
-    place.ask(name)
-    assert services.flush(place.environment, step, occurrence).ended() == -signal.SIGKILL
-    fresh = services.flush(place.environment)
-    finish(place, fresh, name, 1)
+    fresh = killed_and_finished(place, services, name, step, occurrence)
 
     # Between the intent and its answer nobody can know; everywhere else everybody does.
     uncertain = "ab"[occurrence - 1] if step in {"sending durable", "sent"} else ""
@@ -224,10 +227,7 @@ def test_killed_at_a_step_everybody_has_the_same_archive(
     place.empty(connection)
     people = [person(n) for n in range(4)]
     place.intake.put(1, [connection], *people)
-    place.ask(name)
-    assert services.flush(place.environment, step, occurrence).ended() == -signal.SIGKILL
-    fresh = services.flush(place.environment)
-    finish(place, fresh, name, 1)
+    fresh = killed_and_finished(place, services, name, step, occurrence)
 
     got = place.mails(name)
     again = "ab"[occurrence - 1] if step == "sent" else ""

@@ -15,13 +15,13 @@ import pytest
 from confluent_kafka import Producer
 
 from console import connections, uncertain, windows
-from console import rebuild as rebuilding
+from console.rebuild import run as rebuilding
 from consumer.folder import look
 from consumer.keys import Role
 from consumer.log import silent
+from consumer.reading import committed
 from consumer.run import Ground
 from consumer.service import Stop
-from consumer.stream import committed
 from deploy.embedded import people
 from deploy.embedded.processes import StartError
 from schemas import referral

@@ -7,8 +7,9 @@ from batcher import artefacts, kept
 from batcher.artefacts import Fields, Pinned
 from batcher.channels import Hold
 from batcher.deliver_mail import _field, _Mailing, _message, first_byte_left
-from batcher.windows import Gone, WindowState
-from batcher.windows import State as Stands
+from batcher.window import State as Stands
+from batcher.window import WindowState
+from batcher.windows import Gone
 from schemas.connection import EmailConnection
 from schemas.delivery import Outcome
 from tests.invariants.drive import Bench, same

@@ -11,8 +11,8 @@ from batcher.channels.line import Trouble
 from batcher.channels.resolution import Renamed, Uploaded
 from batcher.channels.upload import Session, path_in
 from batcher.deliver_upload import _Transfer
+from batcher.window import State as Stands
 from batcher.windows import Gone
-from batcher.windows import State as Stands
 from schemas.connection import SftpConnection
 from tests.invariants.drive import Bench, same
 from tests.invariants.drive_windows import CONNECTION, WindowBench, part_of

@@ -9,7 +9,8 @@ from pathlib import PurePath
 from batcher.artefacts import Fields
 from batcher.channels.mail import Relay
 from batcher.deliver import Sending
-from batcher.windows import State, Windows, WindowState
+from batcher.window import State, WindowState
+from batcher.windows import Windows
 from consumer.addresses import Policy
 from consumer.secrets import Secrets
 from consumer.store import Call, Reply, Store, StoreRefused

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from batcher.files.manifest import parse
-from batcher.windows import State
+from batcher.window import State
 from schemas.connection import SftpConnection
 from tests.support.batch import House, house
 from tests.support.desk import Worker

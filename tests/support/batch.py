@@ -16,15 +16,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from batcher.windows import State, Windows, WindowState
+from batcher.window import State, WindowState
+from batcher.windows import Windows
 from console.begin import begin
 from consumer import connection_sets, manifests
 from consumer.keys import Keys, Role
 from consumer.layout import Layout
+from consumer.reading import read_all
 from consumer.run import Ground
 from consumer.service import Settings
 from consumer.store import Store
-from consumer.stream import read_all
 from consumer.topics import Topics
 from deploy.embedded.processes import free_port
 from schemas import manifest, receipt

@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from batcher.windows import State, Windows
+from batcher.window import State
+from batcher.windows import Windows
 from console.begin import begin
 from consumer.kafka_out import KafkaOut, Out
 from consumer.keys import Keys, Role
+from consumer.reading import read_all
 from consumer.service import Settings
 from consumer.store import Store
-from consumer.stream import read_all
 from consumer.topics import Topics
 from deploy.embedded.processes import Child, Command, free_port, start
 from schemas import receipt as receipts

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from batcher.channels.mail import Relay
 from batcher.deliver import Sending
 from batcher.desk import Desk
-from batcher.windows import State, Windows
+from batcher.window import State
+from batcher.windows import Windows
 from consumer.secrets import Secrets
 from tests.support.batch import SENDER, House
 from tests.support.rows import PARTITIONS
@@ -44,6 +47,10 @@ class Worker:
         self._desk.look(now or datetime.now(UTC))
         assert not wait([future for future, _ in self._desk._busy.values()], timeout=30).not_done
 
+    def sizes_anew(self) -> None:
+        """The time after which the sizes of open windows are read again has passed."""
+        self._desk._full._read.clear()
+
     def observe(self) -> None:
         """Look once more, so that the metrics tell."""
         self._desk.look(datetime.now(UTC))
@@ -51,6 +58,14 @@ class Worker:
     def close(self) -> None:
         assert self._desk.finish()
         self._pool.shutdown()
+
+
+@pytest.fixture
+def worker(place: House) -> Iterator[Worker]:
+    """Of the module's own `place`."""
+    running = Worker(place, {})
+    yield running
+    running.close()
 
 
 def state(place: House, name: str) -> tuple[State, str]:

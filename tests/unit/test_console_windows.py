@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batcher.windows import State, WindowState
+from batcher.window import State, WindowState
 from console.windows import late, outcome, row
 from consumer.service import Stop
 

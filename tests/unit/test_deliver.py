@@ -15,7 +15,7 @@ from batcher.deliver_mail import first_byte_left
 from batcher.files.feed import Feed
 from batcher.files.name import content_name, final_name
 from batcher.files.packing import Packing
-from batcher.windows import State, WindowState
+from batcher.window import State, WindowState
 from schemas.connection import Connection
 from schemas.delivery import Outcome
 

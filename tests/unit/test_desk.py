@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batcher.desk import last_slot, wanted
-from batcher.windows import State, WindowState
+from batcher.window import State, WindowState
 from schemas.connection import SftpConnection
 
 CONNECTION = SftpConnection.model_validate(

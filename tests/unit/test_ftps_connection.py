@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batcher.in_force import in_force, place
-from batcher.windows import State, WindowState
+from batcher.window import State, WindowState
 from console.connections import row
 from schemas.connection import EmailConnection, FtpsConnection, SftpConnection, load_definition
 from schemas.connection_file import assemble

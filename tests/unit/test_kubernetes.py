@@ -101,7 +101,8 @@ def test_keda_scales_by_the_group_that_the_service_joins(name: str):
     assert spec["maxReplicaCount"] <= DEFAULT_PARTITIONS
     assert trigger["metadata"]["topic"] == Topics().referrals
     assert trigger["metadata"]["consumerGroup"] == named(name)
-    assert 'referral-{name}"' in (ROOT / "consumer/run.py").read_text(), "the group is called otherwise"
+    assert Topics().group(name) == named(name), "the group is called otherwise"
+    assert "group=ground.topics.group(name)" in (ROOT / "consumer/run.py").read_text(), "or another is joined"
     settings = of_kind("ConfigMap")["referral-settings"]["data"]
     assert trigger["metadata"]["bootstrapServers"] == settings["REFERRALS_KAFKA"]
 

@@ -14,7 +14,7 @@ from pysequoia.packet import PacketPile
 from batcher.channels import Hold
 from batcher.files.openpgp import Unusable, signing_trouble, usable
 from batcher.pack import packing
-from batcher.windows import State, WindowState
+from batcher.window import State, WindowState
 from consumer.secrets import Secrets
 from schemas.connection import SftpConnection
 

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from batcher.windows import State
-from console import told as telling
-from console.rebuild import seals
-from console.restored import DAMAGED, UNSURE, newest
-from console.told import Told, whole_since
+from batcher.window import State
+from console.rebuild import told as telling
+from console.rebuild.restored import DAMAGED, UNSURE, newest
+from console.rebuild.run import seals
+from console.rebuild.told import Told, whole_since
 from consumer.ending import too_late
 from consumer.frozen import Frozen, thaw
 from consumer.history import History, history

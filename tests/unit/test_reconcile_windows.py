@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from batcher.removal import Removal
 from batcher.render import Rows, digest_of
-from batcher.windows import State, WindowState
+from batcher.window import State, WindowState
 from console.reconcile.books import Trouble
 from console.reconcile.filed import Fate, Row, states, window
 from console.reconcile.spans import OPEN, Lane, Span

@@ -9,7 +9,7 @@ import pytest
 
 from batcher.in_force import in_force
 from batcher.removal import Removal, leaves_out, may_count, parse
-from batcher.windows import State, WindowState
+from batcher.window import State, WindowState
 from schemas.connection import EmailConnection, SftpConnection
 from schemas.delivery import window_id
 from schemas.manifest import Mark

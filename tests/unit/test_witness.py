@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from batcher.windows import State, WindowState
+from batcher.window import State, WindowState
 from batcher.witness import require_windows
 from consumer.manifests import Remembered
 from consumer.service import Stop

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from batcher.windows import LEASE_MS
+from batcher.windows import LEASE_MS, Windows
 from consumer.keys import Keys, Role
 from consumer.layout import shown
 from consumer.service import Stop
@@ -22,7 +22,7 @@ def require_vacant(store: Store, topic: str, partitions: int, *, replace: bool) 
     """Raises Stop while a worker holds something, and where there is state that nobody gave up."""
     push, batch = Keys(topic, Role.PUSH), Keys(topic, Role.BATCH)
     heads = [keys.head(p) for keys in (push, batch) for p in range(partitions)]
-    names = [text(name) for name in store.command("HKEYS", f"{topic}:windows-began")]
+    names = Windows(store, batch).connections()
     asked = [("HGET", head, "lease") for head in heads]
     asked += [("HGET", batch.window(name), "until") for name in names]
     deadline = time.monotonic() + LEASES_S

@@ -13,19 +13,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Event
 
-from batcher.windows import State, Windows, WindowState
+from batcher.window import State, WindowState
+from batcher.windows import Windows
+from console.disk import room
 from console.ground import plainly
-from console.replay import Deliveries, Replay, Scene, Seals, above
-from console.restored import Newest
+from console.rebuild.replay import Deliveries, Replay, Scene, Seals, above
+from console.rebuild.restored import Newest
+from console.rebuild.survey import Known, Survey, known, learn
+from console.rebuild.told import Told
+from console.rebuild.vacant import clear, require_vacant
 from console.show import count
-from console.survey import Known, Survey, known, learn
-from console.told import Told
-from console.vacant import clear, require_vacant
 from consumer import layout, registry
 from consumer.keys import LAYOUT, Keys, Role
+from consumer.reading import read_all
 from consumer.service import Settings, Stop
 from consumer.store import Argument, Store
-from consumer.stream import read_all
 from consumer.topics import Admin, Topics
 from schemas.connection import FileBase, canonical, connection_digest
 from schemas.manifest import Mark
@@ -49,7 +51,7 @@ def rebuild(settings: Settings, *, yes: bool, replace_state: bool, assume: bool)
     """
     topics, append_only = Topics(settings.prefix), not settings.allow_volatile_redis
     store = Store(settings.redis, append_only=append_only, replicas=settings.redis_replicas)
-    with plainly(), closing(store), closing(Told()) as told:
+    with plainly(), closing(store), room(), closing(Told()) as told:
         layout.require_durable(store, volatile_ok=settings.allow_volatile_redis)
         admin = Admin(settings.kafka, settings.kafka_config)
         found = known(settings, admin, topics, secrets.token_bytes(32))
@@ -155,7 +157,7 @@ class _Work:
             fields = one.fields(sealed, digest, whole=whole)
             self._store.command("HSET", self._batch.window(one.name), *_flat(fields))
         if began := self._began():
-            self._store.command("HSET", f"{self._topics.referrals}:windows-began", *_flat(began))
+            self._store.command("HSET", self._batch.windows_began, *_flat(began))
         return tuple(held)
 
     def _began(self) -> dict[str, str | int]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from batcher.full import FULL
-from batcher.windows import ASKED, State
+from batcher.window import State
+from batcher.windows import ASKED
 from consumer.manifests import Remembered
 from schemas.manifest import Manifest, Mark
 

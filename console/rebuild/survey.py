@@ -7,17 +7,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from console import restored
-from console.restored import Newest
-from console.told import Told, whole_since
+from console.rebuild import restored
+from console.rebuild.restored import Newest
+from console.rebuild.told import Told, whole_since
 from consumer import intake, manifests
 from consumer.history import History, InForce, history
 from consumer.intake import Removal
 from consumer.keys import LAYOUT, Keys, Role
 from consumer.layout import Layout, require_topic
+from consumer.reading import committed, read_all
 from consumer.service import Settings, Stop
 from consumer.store import Call, Store
-from consumer.stream import Record, committed, read_all
+from consumer.stream import Record
 from consumer.topics import Admin, Topics
 from schemas import referral as referrals
 from schemas.codec import Undecodable
@@ -28,7 +29,6 @@ from schemas.referral import EventType, Referral, SchemaById
 
 #: Marks written in one round trip.
 MARKS = 2_000
-GROUPS = {Role.PUSH: "push", Role.BATCH: "collect"}
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ def known(settings: Settings, admin: Admin, topics: Topics, fingerprint_key: byt
     partitions = len(init.starts)
     layout = Layout(str(init.topic_id), partitions, init.starts, fingerprint_key)
     require_topic(admin, topics, layout)
-    _require_nobody(settings, admin)
+    _require_nobody(topics, admin)
     past = history(manifests.sets(settings.kafka, settings.kafka_config, topics, init))
     if past is None:
         past = History([InForce(0, init.at, "", ConnectionSet().definition(), ())])
@@ -72,7 +72,7 @@ def known(settings: Settings, admin: Admin, topics: Topics, fingerprint_key: byt
     begins = tuple(max(start, earliest[p]) for p, start in enumerate(init.starts))
     upto = {}
     for role in Role:
-        group = f"{settings.prefix}referral-{GROUPS[role]}"
+        group = topics.group(role.service)
         told = committed(settings.kafka, settings.kafka_config, topics.referrals, group, partitions)
         upto[role] = [max(begins[p], told[p].offset) for p in range(partitions)]
     for p in range(partitions):
@@ -91,10 +91,10 @@ def _require_ours(past: History) -> None:
             ) from error
 
 
-def _require_nobody(settings: Settings, admin: Admin) -> None:
-    for name in GROUPS.values():
-        if admin.reading(f"{settings.prefix}referral-{name}"):
-            raise Stop(f"{name} still runs: stop all services, then run this again")
+def _require_nobody(topics: Topics, admin: Admin) -> None:
+    for role in Role:
+        if admin.reading(topics.group(role.service)):
+            raise Stop(f"{role.service} still runs: stop all services, then run this again")
 
 
 def learn(told: Told, settings: Settings, admin: Admin, topics: Topics) -> None:

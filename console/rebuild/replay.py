@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from batcher.collect import targets as rows_for
 from batcher.windows import SEAL
-from console.told import Told
+from console.rebuild.told import Told
 from consumer import intake
 from consumer.ending import ended
 from consumer.frozen import Frozen
@@ -27,7 +27,7 @@ from consumer.intake import (
     Taken,
     WindowTarget,
 )
-from consumer.keys import Keys, Role
+from consumer.keys import Keys
 from consumer.plan import Planner, Targets
 from consumer.push import frozen
 from consumer.remake import since
@@ -129,8 +129,7 @@ class Replay:
 
     def __init__(self, scene: Scene, keys: Keys, targets: Targets, *, whole: bool) -> None:
         self._scene, self._keys = scene, keys
-        service = "push" if keys.role is Role.PUSH else "collect"
-        self._planner = Planner(service, scene.fingerprint_key, whole, targets, scene.by_id)
+        self._planner = Planner(keys.role.service, scene.fingerprint_key, whole, targets, scene.by_id)
         self.records = 0
 
     def begin(self, partition: int, start: int, upto: int, seals: Seals) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
+from console.disk import Disk
 from consumer.keys import Role
 from consumer.stream import Record
 from schemas import receipt as receipts
@@ -15,10 +15,12 @@ from schemas.codec import Undecodable
 from schemas.delivery import Outcome, delivery_id
 from schemas.receipt import Receipt, Subject
 
-#: Rows written in one transaction.
-COMMIT_EVERY = 50_000
 #: The services whose receipts show how far each role had read.
-SERVICES = {"push": Role.PUSH, "collect": Role.BATCH}
+SERVICES = {role.service: role for role in Role}
+_TABLES = """
+CREATE TABLE ended (id BLOB PRIMARY KEY, made INTEGER) WITHOUT ROWID;
+CREATE TABLE latest (id BLOB PRIMARY KEY, revision INTEGER) WITHOUT ROWID;
+"""
 _OPEN = frozenset({Outcome.PENDING, Outcome.PARKED, Outcome.HELD, Outcome.UNCERTAIN})
 _RECEIVED = frozenset({Outcome.DELIVERED, Outcome.DUPLICATE_AT_DESTINATION})
 _PERHAPS = frozenset({Outcome.EXHAUSTED, Outcome.WITHDRAWN})
@@ -30,10 +32,7 @@ class Told:
     """
 
     def __init__(self) -> None:
-        # A nameless database is a temporary file, which ends with the connection.
-        self._base = sqlite3.connect("")
-        self._base.execute("CREATE TABLE ended (id BLOB PRIMARY KEY, made INTEGER) WITHOUT ROWID")
-        self._base.execute("CREATE TABLE latest (id BLOB PRIMARY KEY, revision INTEGER) WITHOUT ROWID")
+        self._base = Disk(_TABLES)
         self.reach: dict[tuple[Role, int], int] = {}
         self.left_out_before = 0.0
 
@@ -42,9 +41,7 @@ class Told:
 
     def learn(self, records: Iterable[Record]) -> None:
         """Everything in the receipts' topic. Raises what reading it raises."""
-        for number, record in enumerate(records):
-            if number % COMMIT_EVERY == 0:
-                self._base.commit()
+        for record in records:
             try:
                 self._learn(receipts.decode(record.value or b""))
             except Undecodable:
