@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from deploy.embedded import processes
 
-pytest_plugins = ["tests.support.kafka", "tests.support.valkey", "tests.support.desk"]
+pytest_plugins = ["tests.support.cases", "tests.support.kafka", "tests.support.valkey", "tests.support.desk"]
 
 
 # A busy machine must not turn a slow example into a failure.
