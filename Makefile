@@ -8,7 +8,7 @@ TESTERS ?= 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test long isolation check lock wheel clean
+.PHONY: help demo up test long isolation faults bench check lock wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,14 @@ long: $(VENV)/.ok  ## the tests that `make test` leaves out
 
 isolation: $(VENV)/.ok  ## what 97 connections notice of three in trouble: ten rounds, with figures
 	ISOLATION_ROUNDS=10 $(RUN) -m pytest -s -m long --timeout 600 tests/faults/test_isolation.py
+
+faults: $(VENV)/.ok  ## a seeded storm of faults on real parts, then all fault cases: SEED=n MINUTES=m, or CASE=12
+	$(RUN) -m tests.faults.storm $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(CASE),--case $(CASE))
+
+bench: $(VENV)/.ok  ## how fast it is, each figure against a baseline of the same run: ONLY=push, RECORDS=n REPEATS=n
+	$(RUN) -m tests.bench $(ONLY) $(if $(RECORDS),--records $(RECORDS)) $(if $(REPEATS),--repeats $(REPEATS)) \
+		--graph docs/bench.svg
 
 check: $(VENV)/.ok  ## format, lint, types, import rules
 	$(RUN) -m ruff format --check .

@@ -137,9 +137,7 @@ class _Mailing:
                 self._advance({field: Outcome.REJECTED}, durable=True)
             case Retry() | Hold():
                 self._advance({field: ""}, durable=False)
-                # What waits for a person is told before what passes by itself.
-                if not isinstance(self._trouble, Hold):
-                    self._trouble = answer
+                self._met(answer)
             case Fenced():
                 raise AssertionError("before_data raises where the window is gone")
 
@@ -150,7 +148,12 @@ class _Mailing:
         self._advance({field: Outcome.UNCERTAIN if hold else "", "uncertain": count}, durable=True)
         metrics.AMBIGUOUS.labels("email").inc()
         if not hold:
-            self._trouble = Retry(f"a mail may have arrived ({reason}); it is sent again as chosen")
+            self._met(Retry(f"a mail may have arrived ({reason}); it is sent again as chosen"))
+
+    def _met(self, trouble: Retry | Hold) -> None:
+        """What waits for a person is told before what passes by itself."""
+        if not isinstance(self._trouble, Hold):
+            self._trouble = trouble
 
     def _attachments(self, number: int) -> list[Attachment] | Hold:
         """What the mail carries: the file as it is kept, and with the last one the document, where wanted."""

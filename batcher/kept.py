@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from batcher.window import WindowState
 from batcher.windows import Windows
+from consumer.store import Call, Script
+
+KEEP = Script("batcher", "keep")
 
 #: A file kept by a worker that died before it could say so is forgotten after this: all are made in minutes.
 UNTOLD_S = 3_600
@@ -19,7 +22,7 @@ def keep(windows: Windows, window: WindowState, number: int, file: bytes) -> Non
     It stands under the holder's token: a worker that was overtaken never replaces what its follower sends.
     """
     key = windows.kept_file(window.connection, window.token, number)
-    windows.store.command("SET", key, file, "EX", UNTOLD_S)
+    windows.store.call(Call(KEEP, key, (file, UNTOLD_S)))
 
 
 def tell(windows: Windows, window: WindowState, fields: dict[str, str | int]) -> WindowState:

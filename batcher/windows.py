@@ -171,9 +171,12 @@ class Windows:
         that was ahead noted a time yet to come.
         """
         stamp = now.astimezone(UTC).isoformat()
-        _, found = self.store.commands(
-            [("HSETNX", self._began, connection, stamp), ("HGET", self._began, connection)]
-        )
+        # A full Redis refuses what may need memory, even where the field is there: what has windows drains.
+        found = self.store.command("HGET", self._began, connection)
+        if found is None:
+            _, found = self.store.commands(
+                [("HSETNX", self._began, connection, stamp), ("HGET", self._began, connection)]
+            )
         noted = datetime.fromisoformat(text(found))
         if noted <= now:
             return noted

@@ -60,7 +60,7 @@ class Brakes:
         asked = time.monotonic()
         self._tell(store)
         self._look(store)
-        self._look_at, self._valid_until = asked + LOOK_EVERY_S, asked + LOOK_VALID_S
+        self._look_at = asked + LOOK_EVERY_S
         return True
 
     def _tell(self, store: Store) -> None:
@@ -86,7 +86,7 @@ class Brakes:
                 raise
 
     def _look(self, store: Store) -> None:
-        now_ms = round(self._clock() * 1000)
+        valid_until, now_ms = time.monotonic() + LOOK_VALID_S, round(self._clock() * 1000)
         _, paused, quiet = store.commands(
             [
                 ("ZREMRANGEBYSCORE", self._keys.quiet, "-inf", now_ms),
@@ -98,16 +98,18 @@ class Brakes:
         self._just_paused = {name: until for name, until in self._just_paused.items() if now < until}
         names = [text(name) for name in paused]
         metrics.PAUSED.set(len(names))
-        self._sender.call(self._obey, names, [(text(name), until) for name, until in pairs(quiet)])
+        found = [(text(name), until) for name, until in pairs(quiet)]
+        self._sender.call(self._obey, names, found, valid_until)
 
-    def _obey(self, paused: list[str], quiet: list[tuple[str, float]]) -> None:
-        """In the loop."""
+    def _obey(self, paused: list[str], quiet: list[tuple[str, float]], valid_until: float) -> None:
+        """In the loop: a look counts from when it is obeyed, not from when it is on its way there."""
         now = time.monotonic()
         just = [name for name, until in list(self._just_paused.items()) if now < until]
         self._lanes.pause([*paused, *just, *(name for name, _ in self._sender.attempts.pauses.copy())])
         for credential, until_ms in quiet:
             for name in self._by_credential.get(credential, ()):
                 self._lanes.hold(name, until_ms / 1000)
+        self._valid_until = valid_until
         self._lanes.give_up_shares(self._clock())
 
     def _lease(self, store: Store) -> None:

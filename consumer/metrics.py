@@ -19,7 +19,10 @@ REPLAYED = Counter("referral_replayed_dropped", "Records read again and dropped:
 DUPLICATES = Counter("referral_duplicates_dropped", "Records upstream published twice.")
 FENCED = Counter("referral_fenced", "Calls Redis refused.", ["reason"])
 OFFSET_GAP = Counter("referral_offset_gap", "Offsets missing between two records read in a row.")
-MISKEYED = Counter("referral_miskeyed", "Records whose Kafka key is not their referral id.")
+MISKEYED = Counter(
+    "referral_miskeyed",
+    "Records whose key is not their referral id, or that murmur2 puts in another partition.",
+)
 REDIS_REWIND = Counter("referral_redis_rewind", "Times Redis stood behind what it had confirmed.")
 UNROUTED = Counter("referral_unrouted", "Records no connection wants.")
 DEAD_LETTERS = Counter("referral_dlq", "Records and deliveries sent to dead letters.", ["reason"])

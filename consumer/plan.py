@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from consumer import log, receipts
 from consumer.intake import Entry, LaneTarget, Removal, WindowTarget, fingerprint
 from consumer.log import where
+from consumer.partitioner import partition_of
 from consumer.route import AnyConnection, Router
 from consumer.stream import Record
 from schemas import referral as referrals
@@ -35,7 +36,8 @@ class Plan:
 class Planner:
     """Decodes, routes and makes targets, for one service.
 
-    `whole`: decode every field (push renders bodies), or only what routing needs.
+    `whole`: decode every field (push renders bodies), or only what routing needs. `partitions`: of the topic,
+    0 where nobody counts what upstream put elsewhere than the contract says.
     """
 
     service: str
@@ -43,6 +45,7 @@ class Planner:
     whole: bool
     targets: Targets
     by_id: SchemaById | None = None
+    partitions: int = 0
 
     def plan(self, records: Sequence[Record], router: Router, now: float) -> Plan:
         """`records` of one partition; `now` in seconds since the epoch goes into receipts only."""
@@ -55,7 +58,7 @@ class Planner:
                 note = self._note(record, Outcome.UNDECODABLE, str(error), now)
                 plan.entries.append(Entry(record.offset, None, note))
                 continue
-            plan.miskeyed += record.key != referral.referral_id.encode()
+            plan.miskeyed += self._misplaced(record, referral)
             try:
                 entry = self._entry(plan, record, referral, router, now)
             except Exception as error:  # noqa: BLE001 - a defect met by one referral must not stop the others
@@ -66,6 +69,12 @@ class Planner:
                 entry = Entry(record.offset, None, note)
             plan.entries.append(entry)
         return plan
+
+    def _misplaced(self, record: Record, referral: Referral) -> bool:
+        """Whether its key, or the partition it was put in, is another than the contract says."""
+        key = referral.referral_id.encode()
+        elsewhere = self.partitions and record.partition != partition_of(key, self.partitions)
+        return bool(record.key != key or elsewhere)
 
     def _decoded(self, record: Record) -> Referral:
         referral = referrals.decode(record.value, self.by_id, routing_only=not self.whole)

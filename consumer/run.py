@@ -122,7 +122,7 @@ def run(
     adopt_files(ground)
     stopping = service.stopping
     by_id = registry.aside(settings.schema_registry, stopping.wait)
-    planner = Planner(name, ground.layout.fingerprint_key, whole, targets, by_id)
+    planner = Planner(name, ground.layout.fingerprint_key, whole, targets, by_id, ground.layout.partitions)
     ownership = Ownership(ground.store, ground.keys, half, ground.remembered, worker_name(), stopping.is_set)
     worker = Worker(
         service,

@@ -9,7 +9,9 @@ from hypothesis import settings
 
 from deploy.embedded import processes
 
-pytest_plugins = ["tests.support.cases", "tests.support.kafka", "tests.support.valkey", "tests.support.desk"]
+pytest_plugins = [
+    f"tests.support.{name}" for name in ("cases", "kafka", "valkey", "desk", "sides", "services")
+]
 
 
 # A busy machine must not turn a slow example into a failure.

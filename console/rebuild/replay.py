@@ -91,7 +91,7 @@ class Deliveries:
             if made and connection.takes_back:
                 self._keep(frozen(connection, referral), name, record)
             return None
-        if told.noted(f"{coordinates(record.topic, record.partition, record.offset)}:{name}"):
+        if told.delivery_ended(f"{coordinates(record.topic, record.partition, record.offset)}:{name}"):
             return None
         doubt = since(record, referral)
         if doubt < told.left_out_before:
@@ -192,7 +192,8 @@ class Replay:
     def _quiet(self, entry: Entry) -> Entry:
         """Without the receipt that was written already."""
         where = coordinates(self._scene.topic, self._partition, entry.offset)
-        return replace(entry, note=b"") if entry.note and self._scene.told.noted(where) else entry
+        told = entry.note and self._scene.told.noted(self._keys.role.service, where)
+        return replace(entry, note=b"") if told else entry
 
     def _forget(self, entries: Sequence[Entry]) -> None:
         """Fingerprints of past hours: Redis would keep those of the whole log at once."""

@@ -56,7 +56,8 @@ class Told:
         if told.subject is Subject.WINDOW or told.outcome in _OPEN:
             return
         made = told.outcome in _RECEIVED or (told.outcome in _PERHAPS and told.attempts > 0)
-        key = _uuid(told.subject_id) if told.subject is Subject.DELIVERY else _short(told.subject_id)
+        record = told.subject is Subject.RECORD
+        key = _short(f"{told.service}\n{told.subject_id}") if record else _uuid(told.subject_id)
         self._base.execute("INSERT OR IGNORE INTO ended VALUES (?, ?)", (key, int(made)))
         if told.revision and told.subject is Subject.DELIVERY and told.outcome in _RECEIVED:
             self._base.execute(
@@ -71,9 +72,9 @@ class Told:
     def delivery_ended(self, delivery: str) -> bool:
         return self._made(_uuid(delivery)) is not None
 
-    def noted(self, subject_id: str) -> bool:
-        """Whether there is a receipt of a record, or of a delivery known by its record alone."""
-        return self._made(_short(subject_id)) is not None
+    def noted(self, service: str, subject_id: str) -> bool:
+        """Whether there is a service's own receipt of a record: the other's says nothing of it."""
+        return self._made(_short(f"{service}\n{subject_id}")) is not None
 
     def newer(self, connection: str, referral_id: str, revision: int) -> bool:
         """Whether the receiver has a later revision."""

@@ -17,15 +17,19 @@ from deploy.embedded.processes import Command, StartError, printed
 STOP_WITHIN = 5.0
 
 
-def command(log: Path, port: int) -> Command:
-    """The broker on 127.0.0.1:`port`, which is also its address for clients. Raises StartError."""
-    address = f"tcp://127.0.0.1:{port}"
+def command(log: Path, port: int, advertised: int | None = None) -> Command:
+    """The broker on 127.0.0.1:`port`. Raises StartError.
+
+    Clients are told the port `advertised` (None: the same) whichever way they came.
+    """
+    address = "tcp://127.0.0.1"
     return Command(
         name="broker",
         # The package's own look-up would copy 41 MB into the home folder first.
         argv=(
             *(str(_binary()), "broker"),
-            *("--listener-url", address, "--advertised-listener-url", address),
+            *("--listener-url", f"{address}:{port}"),
+            *("--advertised-listener-url", f"{address}:{advertised or port}"),
             *("--storage-engine", "memory://tansu/"),
         ),
         log=log,

@@ -337,6 +337,7 @@ def test_postfix_delivers_every_byte(house: House) -> None:
     assert files == [("Übersicht “März”.csv", rows), ("sums.json", b"{}")]
 
 
+@pytest.mark.case(28)
 @pytest.mark.parametrize(
     ("recipient", "subject", "ending", "says"),
     [

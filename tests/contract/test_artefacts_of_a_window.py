@@ -139,6 +139,7 @@ def test_the_document_comes_last_and_tells_the_advertiser_that_all_is_there(
     assert (told_of.rows, told_of.outcome) == (3, Outcome.DELIVERED)
 
 
+@pytest.mark.case(27)
 @pytest.mark.parametrize("kind", UPLOADS)
 def test_a_server_without_a_rename(place: House, worker: Worker, kind: str) -> None:
     name = f"{kind}-done"
@@ -163,6 +164,7 @@ def test_a_server_without_a_rename(place: House, worker: Worker, kind: str) -> N
     assert place.renames(name) == []
 
 
+@pytest.mark.case(27)
 def test_a_window_held_for_want_of_a_rename_leaves_once_its_connection_says_so(
     place: House, worker: Worker
 ) -> None:
@@ -252,6 +254,7 @@ REFUSALS: list[Any] = [
 ]
 
 
+@pytest.mark.case(28)
 @pytest.mark.parametrize(("modes", "expected", "reason"), REFUSALS)
 def test_a_recipient_in_trouble_keeps_nobody_waiting(
     place: House,
@@ -282,6 +285,7 @@ def test_a_recipient_in_trouble_keeps_nobody_waiting(
     assert (told.outcome, (told.reason or "").startswith(reason or "")) == (Outcome.DELIVERED, True)
 
 
+@pytest.mark.case(28)
 @pytest.mark.parametrize("last", ["550", "drop"])
 def test_refused_for_a_later_file_alone_nobody_gets_an_earlier_one_twice(
     place: House, worker: Worker, tmp_path: Path, last: str

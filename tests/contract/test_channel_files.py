@@ -209,6 +209,7 @@ def test_no_folder(place: Place, folder: str) -> None:
     assert sorted(file.name for file in path.iterdir()) == ["one.csv", "two.csv"]
 
 
+@pytest.mark.case(27)
 @pytest.mark.parametrize("kind", ["openssh, read only", "vsftpd, read only"])
 def test_no_right_to_write(kind: str, tmp_path: Path) -> None:
     with server(kind, tmp_path) as house:
@@ -229,6 +230,7 @@ def test_a_transfer_that_takes_too_long_is_cut(place: Place) -> None:
     assert "longer" in late.reason
 
 
+@pytest.mark.case(24)
 def test_a_lost_reply_to_the_rename(place: Place) -> None:
     with proxy(place.target.port) as line:
         found = deliver_with_the_reply_lost(line, place.target)
@@ -238,6 +240,7 @@ def test_a_lost_reply_to_the_rename(place: Place) -> None:
     assert place.names() == ["one.csv", "two.csv"]
 
 
+@pytest.mark.case(24)
 def test_cut_anywhere_there_is_one_whole_file(place: Place) -> None:
     with proxy(place.target.port) as line:
         target = through(place.target, line)
@@ -255,6 +258,7 @@ def test_cut_anywhere_there_is_one_whole_file(place: Place) -> None:
                 path.unlink()
 
 
+@pytest.mark.case(27)
 @pytest.mark.parametrize("kind", ["asyncssh", "openssh", "vsftpd", "our FTPS"])
 def test_a_server_that_does_not_rename(kind: str, tmp_path: Path) -> None:
     with server(f"{kind}, no rename", tmp_path) as house, connect(house.target) as session:

@@ -249,6 +249,7 @@ def test_cut_anywhere_in_its_data_a_file_arrives_whole(house: House) -> None:
             path.unlink()
 
 
+@pytest.mark.case(25)
 @pytest.mark.parametrize("take", [False, True])
 @pytest.mark.parametrize("command", ["PASS", "PROT", "PWD", "PASV", "STOR", "SIZE", "RNFR", "RNTO"])
 def test_a_lost_reply(house: House, command: str, take: bool) -> None:

@@ -112,6 +112,7 @@ def sha256(content: bytes) -> str:
     return digest.finalize().hex()
 
 
+@pytest.mark.case(28)
 @pytest.mark.parametrize(
     ("mode", "ending"),
     [
@@ -135,6 +136,7 @@ def test_refusals_are_sure(inbox: Receiver, mode: str, ending: type) -> None:
     assert mails(inbox, raw) == []
 
 
+@pytest.mark.case(28)
 @pytest.mark.parametrize("mode", ["drop", "hang"])
 def test_no_answer_to_the_end_of_the_data_is_uncertain(inbox: Receiver, mode: str) -> None:
     raw = unique(f"uncertain.{mode}")
@@ -245,6 +247,7 @@ def scripted(answers: Callable[[bytes], bytes | None]) -> Iterator[int]:
         listener.close()
 
 
+@pytest.mark.case(28)
 @pytest.mark.parametrize(
     ("last", "ending"),
     [

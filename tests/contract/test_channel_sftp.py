@@ -81,6 +81,7 @@ def test_secrets_are_not_shown() -> None:
     assert "secret" not in shown
 
 
+@pytest.mark.case(27)
 def test_host_keys(place: Place) -> None:
     wrong = "SHA256:" + "a" * 43
     held = sent(dataclasses.replace(place.target, host_keys=(wrong,)))
@@ -130,6 +131,7 @@ def test_credentials(tmp_path: Path) -> None:
             assert "guess" not in held.reason
 
 
+@pytest.mark.case(27)
 def test_a_used_up_quota(tmp_path: Path) -> None:
     with sftp_receiver(tmp_path, USERS, "--quota", "70000") as running:
         target = asyncssh_target(running.port, running.words[1])
@@ -149,6 +151,7 @@ def test_a_listing_without_an_end(tmp_path: Path) -> None:
             assert opened(session).deliver(found, "one.csv") == Renamed()
 
 
+@pytest.mark.case(24)
 def test_a_server_killed_in_mid_upload_and_started_again(tmp_path: Path) -> None:
     with sftp_receiver(tmp_path, USERS, port=free_port()) as running:
         target = asyncssh_target(running.port, running.words[1])
@@ -195,6 +198,7 @@ def test_a_server_that_is_stuck(tmp_path: Path, step: str) -> None:
         assert time.monotonic() - begun < 10 * SOON
 
 
+@pytest.mark.case(25)
 def test_a_lost_reply_and_a_receiver_that_takes_the_file_at_once(tmp_path: Path) -> None:
     with sftp_receiver(tmp_path, USERS, "--take") as running, proxy(running.port) as line:
         target = asyncssh_target(running.port, running.words[1])

@@ -304,6 +304,7 @@ def test_rules_decide_on_what_the_wire_brought():
     assert isinstance(came_to(b'{"ok": true, "pad": "' + b"x" * 70_000 + b'"}'), Retry)
 
 
+@pytest.mark.case(20)
 def test_retry_after_over_the_wire():
     _, came_to = asyncio.run(exchange(answer(429, "Retry-After: 120")))
     assert came_to == Retry("answered 429 Too Many Requests", unknown=False, status=429, retry_after=120.0)
@@ -338,6 +339,7 @@ def test_the_projects_receiver_takes_a_key_once(tmp_path):
     assert {(effect["key"], effect["referral_id"]) for effect in effects} == {(KEY, "r-1")}
 
 
+@pytest.mark.case(21)
 def test_a_key_used_for_another_body_is_an_alarm():
     said = json.dumps({"type": "https://example.org/idempotency-key-reused", "status": 422}).encode()
     _, came_to = asyncio.run(exchange(answer(422, "Content-Type: application/problem+json", body=said)))

@@ -243,6 +243,7 @@ def test_columns_are_frozen_at_the_seal(place: House, worker: Worker) -> None:
     assert files == [csv_of([person(1)]), csv_of([person(2)], ["city"])]
 
 
+@pytest.mark.case(27)
 def test_a_held_window_leaves_once_its_connection_is_mended_and_asked_for(
     place: House, worker: Worker
 ) -> None:
@@ -729,6 +730,7 @@ def test_a_foreign_file_under_the_final_name_is_not_overwritten(place: House, wo
     assert place.files("foreign") == {foreign[0].name: csv_of([person(1)])}
 
 
+@pytest.mark.case(25)
 def test_taken_away_at_once_while_the_reply_is_lost(place: House, worker: Worker, tmp_path: Path) -> None:
     users = {USER: {"password": PASSWORD}}
     with sftp_receiver(tmp_path / "taker", users, "--take") as taker, proxy(taker.port) as line:
@@ -763,6 +765,7 @@ def _bytes_to_rename(place: House, worker: Worker, line: Proxy, name: str) -> in
     return seen[1] - seen[0]
 
 
+@pytest.mark.case(28)
 def test_one_recipient_refused_the_other_is_served_once(place: House, worker: Worker, tmp_path: Path) -> None:
     connection = place.email_connection("refused")
     place.empty(connection)
@@ -777,6 +780,7 @@ def test_one_recipient_refused_the_other_is_served_once(place: House, worker: Wo
     assert told.reason == "1 of 2 recipients are refused by their mail system and miss it"
 
 
+@pytest.mark.case(28)
 def test_while_every_recipient_is_refused_the_window_waits(
     place: House, worker: Worker, tmp_path: Path
 ) -> None:
@@ -801,6 +805,7 @@ def test_while_every_recipient_is_refused_the_window_waits(
     assert [told.outcome for told in place.receipts("nobody")] == [Outcome.DELIVERED]
 
 
+@pytest.mark.case(26)
 @pytest.mark.parametrize("kind", ["sftp", "email"])
 def test_overtaken_before_the_intent_nothing_leaves(place: House, worker: Worker, kind: str) -> None:
     name = f"overtaken-{kind}"
@@ -830,6 +835,7 @@ def test_overtaken_before_the_intent_nothing_leaves(place: House, worker: Worker
 # Schedule and metrics.
 
 
+@pytest.mark.case(29)
 def test_wishes_and_slots_take_turns(place: House, worker: Worker) -> None:
     connection = place.sftp_connection("turns", schedule={"cron": "0 8 * * *", "zone": "UTC"})
     place.empty(connection)

@@ -76,6 +76,7 @@ def test_connections_are_kept_and_hold_no_cookies_and_ask_for_no_compression():
         assert b"accept-encoding" not in head.lower()
 
 
+@pytest.mark.case(22)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed_not_even_to_itself(status):
     (got,), there = asyncio.run(send_to(answer(status, "Location: /referrals?token=SECRET-QUERY")))
@@ -150,6 +151,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.case(22)
 @pytest.mark.parametrize(("reply", "reads", "expected"), BROKEN)
 def test_no_answer_after_sending_is_unknown(reply, reads, expected):
     within = SHORT if expected == Unknown("no answer in 0.8 s") else LONG
@@ -159,6 +161,7 @@ def test_no_answer_after_sending_is_unknown(reply, reads, expected):
     assert shows_no_secret(got)
 
 
+@pytest.mark.case(22)
 @pytest.mark.parametrize(
     ("reply", "within"),
     [
@@ -198,6 +201,7 @@ def test_a_server_whose_bodies_never_come_is_soon_read_by_its_status(reply, with
     assert results[1:] == [Response(200, {"content-length": "9"}, b"", read_fully=False)] * 2
 
 
+@pytest.mark.case(22)
 def test_a_body_of_a_gigabyte_is_read_to_the_cap():
     written = 0
 
@@ -214,6 +218,7 @@ def test_a_body_of_a_gigabyte_is_read_to_the_cap():
     assert written < 1 << 25
 
 
+@pytest.mark.case(22)
 def test_a_bomb_is_not_inflated():
     bomb = gzip.compress(b"x" * 10_000_000)
     (got,), _ = asyncio.run(send_to(answer(200, "Content-Encoding: gzip", body=bomb)))
@@ -731,6 +736,7 @@ def test_a_changed_address_drains_the_old_one():
     assert asyncio.run(run()) == (201, 202, 1, 1, 1)
 
 
+@pytest.mark.case(22)
 def test_a_hostile_server_delays_no_other():
     async def run():
         client = HttpClient(LOCAL)

@@ -190,6 +190,7 @@ def test_offsets_may_have_gaps(bench: Bench) -> None:
 # Upstream's second publication.
 
 
+@pytest.mark.case(33)
 @pytest.mark.parametrize(
     ("first", "second", "verdict"),
     [
@@ -206,6 +207,7 @@ def test_a_duplicate_in_the_next_batch(bench: Bench, first: int, second: int, ve
     assert bench.outbox == ([b"D1"] if verdict == "D" else [])
 
 
+@pytest.mark.case(33)
 def test_a_duplicate_within_the_batch(bench: Bench) -> None:
     assert bench.offer(entry(0, seen=5), entry(1, seen=5), entry(2, seen=-5)) == Accepted("ADA", 0)
     assert bench.pending().keys() == {0, 2}
@@ -556,6 +558,7 @@ def fill(bench: Bench) -> None:
         bench.offer(entry(offset, targets=(LaneTarget("crm", b"x" * 50_000, 1),)))
 
 
+@pytest.mark.case(16)
 def test_a_full_redis_refuses_rows_and_lets_what_frees_memory_pass(tmp_path: Path) -> None:
     server = start_valkey(tmp_path, extra=("--maxmemory", "4mb"))
     store = Store(server.url)
@@ -580,6 +583,7 @@ def test_a_full_redis_refuses_rows_and_lets_what_frees_memory_pass(tmp_path: Pat
         server.stop()
 
 
+@pytest.mark.case(15)
 def test_scripts_flushed_in_mid_run(bench: Bench) -> None:
     bench.offer(entry(0))
     bench.client.script_flush()
@@ -587,6 +591,7 @@ def test_scripts_flushed_in_mid_run(bench: Bench) -> None:
     assert bench.pending().keys() == {0, 1}
 
 
+@pytest.mark.case(10, 11)
 def test_a_batch_whose_reply_was_lost_is_taken_once(valkey: Valkey, bench: Bench, monkeypatch) -> None:
     monkeypatch.setattr("consumer.store.SOCKET_TIMEOUT_S", 0.3)
     with proxy(valkey.port) as between:
@@ -603,6 +608,7 @@ def test_a_batch_whose_reply_was_lost_is_taken_once(valkey: Valkey, bench: Bench
 
 
 @pytest.mark.parametrize("cut", [1, 40, 200])
+@pytest.mark.case(12)
 def test_a_torn_append_only_file_loses_a_batch_as_a_whole(tmp_path: Path, cut: int) -> None:
     server = start_valkey(tmp_path, "always")
     store = Store(server.url)

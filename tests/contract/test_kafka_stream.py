@@ -188,6 +188,7 @@ def ends(kafka: Kafka, topic: str, partitions: tuple[int, ...]) -> dict[int, int
 
 
 @BOTH
+@pytest.mark.case(4)
 def test_an_exception_while_assigning_loses_nothing_and_ends_it(
     kafka: Kafka, topic_prefix: str, topic: str, protocol: str
 ) -> None:
@@ -232,6 +233,7 @@ def test_an_exception_while_giving_back_ends_it_too(kafka: Kafka, topic_prefix: 
         pytest.param(2, 5, id="records deleted before they were read"),
     ],
 )
+@pytest.mark.case(8)
 def test_an_offset_that_is_not_in_the_log(
     kafka: Kafka, topic_prefix: str, topic: str, start: int, deleted: int
 ) -> None:

@@ -125,6 +125,7 @@ def test_one_who_wants_all_leaves_a_fair_part_of_the_second(
     assert min(got.values()) > sum(got.values()) * part
 
 
+@pytest.mark.case(29)
 def test_a_clock_that_was_set_back_does_not_stop_the_line(bench: Bench) -> None:
     limits = Limits(per_second=10)
     bench.ask("a", limits, 1)

@@ -229,6 +229,7 @@ def test_two_relays_at_once_drop_each_entry_once(outbox: Outbox) -> None:
     assert sorted({key for key, _ in outbox.told()}) == ["d-1", "d-2", "d-9"]
 
 
+@pytest.mark.case(10)
 def test_a_trim_whose_reply_is_lost_drops_nothing_more(outbox: Outbox, valkey: Valkey) -> None:
     with proxy(valkey.port) as line:
         store = Store(embedded.url(line.port))

@@ -93,6 +93,7 @@ def lose_the_reply(
     assert isinstance(outcome[0], StoreUnavailable)
 
 
+@pytest.mark.case(10)
 def test_a_lost_reply_of_intake_is_answered_when_asked_again(valkey: Valkey, line: Proxy) -> None:
     keys = Keys(TOPICS.referrals, Role.BATCH)
     with connected(line.port) as store, connected(valkey.port) as other:
@@ -221,6 +222,7 @@ def remembered(to: int) -> Remembered:
     return Remembered(windows={"daily": {3: window, 4: elsewhere}})
 
 
+@pytest.mark.case(32)
 @pytest.mark.parametrize(
     ("role", "at", "witness", "sealed", "line", "rewinds"),
     [
@@ -241,6 +243,7 @@ def remembered(to: int) -> Remembered:
         pytest.param(Role.PUSH, 99, Witness(0, 0), 100, None, 0, id="a seal says nothing of push"),
     ],
 )
+@pytest.mark.case(12, 13)
 def test_whether_redis_can_be_believed(
     valkey: Valkey, role: Role, at: int, witness: Witness, sealed: int, line: str | None, rewinds: int
 ) -> None:
@@ -264,6 +267,7 @@ def test_whether_redis_can_be_believed(
         assert metrics.REDIS_REWIND._value.get() - counted == rewinds
 
 
+@pytest.mark.case(14)
 def test_a_redis_that_knows_nothing_stops_everything(valkey: Valkey) -> None:
     with connected(valkey.port) as store:
         ownership = Ownership(

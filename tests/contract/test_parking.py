@@ -240,6 +240,7 @@ def test_a_refill_that_is_refused_changes_nothing(
     assert state(store) == before
 
 
+@pytest.mark.case(16)
 def test_a_full_redis_refuses_a_refill_whole(store: Store, valkey: Valkey) -> None:
     before = state(store)
     with valkey.client() as client:

@@ -293,6 +293,7 @@ def test_body_and_key_go_out_as_the_file_says(push: Push) -> None:
     assert (named["content-type"], named["x-api-key"]) == ("application/vnd.crm+json", "sesame")
 
 
+@pytest.mark.case(20)
 def test_a_busy_receiver_gets_everything_later(push: Push) -> None:
     push.mode("busy", "503")
     ids = push.publish("busy", 300)
@@ -311,6 +312,7 @@ def test_a_busy_receiver_gets_everything_later(push: Push) -> None:
     assert push.counts("busy")["refused"] <= 2 * FAILURES
 
 
+@pytest.mark.case(21)
 def test_what_the_receiver_rejects_is_a_dead_letter_with_its_body(push: Push) -> None:
     push.mode("picky", "400")
     ids = push.publish("picky", 20)
@@ -362,6 +364,7 @@ def test_a_refused_credential_pauses_the_connection_until_it_is_resumed(push: Pu
     assert push.paused("locked") is None
 
 
+@pytest.mark.case(22)
 def test_a_receiver_that_never_answers_delays_nobody_else(push: Push) -> None:
     push.mode("silent", "hang")
     pairs = [(str(uuid.uuid4()), str(uuid.uuid4())) for _ in range(100)]
@@ -423,6 +426,7 @@ def test_poison_goes_to_dead_letters_and_the_partition_goes_on(push: Push) -> No
     assert sorted(r.reason or "" for r in receipts) == sorted(reasons)
 
 
+@pytest.mark.case(33)
 def test_what_becomes_no_delivery_leaves_a_receipt_of_its_record(push: Push) -> None:
     tested, unrouted, twice = (str(uuid.uuid4()) for _ in range(3))
     events = [
@@ -634,6 +638,7 @@ def test_a_killed_worker_s_deliveries_are_taken_over(push: Push) -> None:
         assert {r.outcome for r in push.receipts_of("killed", 2_000)} == {Outcome.DELIVERED}
 
 
+@pytest.mark.case(2)
 def test_a_worker_that_froze_starts_nothing_more_of_what_was_taken_over(push: Push) -> None:
     push.mode("frozen", "slow:50")
     with second_worker(push) as zombie:

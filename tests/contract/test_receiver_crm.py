@@ -99,6 +99,12 @@ def test_a_lost_answer_has_its_effect(crm: Receiver) -> None:
     assert kinds(crm, "lost") == {"effect": 1, "repeat": 1}
 
 
+def test_an_effect_that_is_denied_is_one(crm: Receiver) -> None:
+    assert ask(crm, "/_control", body=b'{"/liar": "applied:500"}')[0] == 200
+    assert [ask(crm, "/liar")[0] for _ in range(2)] == [500, 500]
+    assert kinds(crm, "liar") == {"effect": 1, "repeat": 1}
+
+
 def test_a_person_is_forgotten_once(crm: Receiver) -> None:
     first = ask(crm, "/acme/people/r-1", key="gone", body=b"", method="DELETE")
     assert first[0] == 201

@@ -272,6 +272,7 @@ def test_one_let_go_meanwhile_keeps_nothing_waiting(lane: Lane, let_go: str, tol
     assert 1 in lane.offsets("again")
 
 
+@pytest.mark.case(10)
 def test_what_an_end_lets_go_is_told_though_the_reply_is_lost(lane: Lane) -> None:
     lane.offer(A0, A1)
     lane.settle(later=[hold(0, A0), Reschedule(CRM, 1, inf, Tries(), A1.referral_id)])
@@ -449,6 +450,7 @@ def test_what_a_sweep_found_is_told_though_redis_goes_away_in_the_middle(valkey:
         store.close()
 
 
+@pytest.mark.case(16)
 def test_a_full_redis_still_finds_and_follows_removals(tmp_path: Path) -> None:
     server = start_valkey(tmp_path)
     store = Store(server.url)

@@ -44,6 +44,7 @@ def through(made: Proxy) -> Store:
     return Store(f"redis://127.0.0.1:{made.port}/0")
 
 
+@pytest.mark.case(10, 11)
 def test_a_lost_reply_is_told_and_nothing_is_repeated(valkey: Valkey, between: Proxy, monkeypatch) -> None:
     """redis-py by itself would try eleven times: the caller decides."""
     monkeypatch.setattr("consumer.store.SOCKET_TIMEOUT_S", 0.3)
@@ -79,6 +80,7 @@ def test_a_server_that_is_not_there_is_told_at_once() -> None:
     store.close()
 
 
+@pytest.mark.case(15)
 def test_scripts_are_loaded_anew_after_a_flush(valkey: Valkey, store: Store) -> None:
     calls = [Call(PLAIN, "n", ()), Call(SHRINK, "m", ())]
     assert store.calls(calls) == [1, 1]
@@ -87,6 +89,7 @@ def test_scripts_are_loaded_anew_after_a_flush(valkey: Valkey, store: Store) -> 
     assert store.calls(calls) == [2, 2]
 
 
+@pytest.mark.case(16)
 def test_a_refusal_stands_for_its_call_alone(tmp_path: Path) -> None:
     """A full Redis refuses what needs memory; what frees some is carried out beside it, and says so."""
     server = start_valkey(tmp_path)
@@ -107,6 +110,7 @@ def test_a_refusal_stands_for_its_call_alone(tmp_path: Path) -> None:
         server.stop()
 
 
+@pytest.mark.case(17)
 def test_a_disk_in_trouble_refuses_every_write(tmp_path: Path) -> None:
     """A failed save, which `stop-writes-on-bgsave-error` answers with MISCONF."""
     server = start_valkey(tmp_path, extra=("--save", "3600 1"))
@@ -133,6 +137,7 @@ def test_an_error_of_a_script_is_nobodys_refusal(store: Store) -> None:
     assert not isinstance(raised.value, StoreRefused | StoreUnavailable)
 
 
+@pytest.mark.case(18)
 def test_a_replica_is_no_master(tmp_path: Path, valkey: Valkey) -> None:
     server = start_valkey(tmp_path, extra=("--replicaof", f"127.0.0.1 {valkey.port}"))
     try:
@@ -151,6 +156,7 @@ def test_the_barrier_returns_once_it_is_on_disk(store: Store) -> None:
     assert store.command("INFO", "persistence")["aof_pending_bio_fsync"] == 0
 
 
+@pytest.mark.case(13)
 def test_the_barrier_asks_for_replicas_that_are_not_there(valkey: Valkey, monkeypatch) -> None:
     monkeypatch.setattr("consumer.store.BARRIER_TIMEOUT_MS", 50)
     store = Store(valkey.url, replicas=1)

@@ -19,6 +19,7 @@ while not service.stopping.wait(0):
 """
 
 
+@pytest.mark.case(30)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_never_lost(number: signal.Signals) -> None:
     argv = (sys.executable, "-c", LOOP)

@@ -101,6 +101,7 @@ def test_its_holder_claims_it_again_at_once(windows: Windows) -> None:
     windows.beat(again)
 
 
+@pytest.mark.case(26)
 def test_after_the_lease_another_takes_over(windows: Windows) -> None:
     window = windows.advance(claimed(windows), {"state": State.SEALED, "part": "p"}, durable=False)
     lease_ends(windows)
@@ -130,6 +131,7 @@ def test_a_lease_ends_by_itself_and_a_beat_renews_it(windows: Windows) -> None:
     assert claimed(windows, "", 1, "two").reason == "later"
 
 
+@pytest.mark.case(26)
 def test_of_many_workers_one_opens_the_window(valkey: Valkey, windows: Windows) -> None:
     for number in range(20):
         ready = threading.Barrier(4)
@@ -221,6 +223,7 @@ def test_a_wish_that_came_meanwhile_stays(windows: Windows) -> None:
     assert windows.asked() == {NAME: "2026-06-01T08:00:00.001+00:00"}
 
 
+@pytest.mark.case(29)
 def test_since_when_a_connection_has_windows(windows: Windows) -> None:
     assert windows.began(NAME, NOW) == NOW
     assert windows.began(NAME, NOW.replace(hour=9)) == NOW
@@ -233,6 +236,7 @@ def test_since_when_a_connection_has_windows(windows: Windows) -> None:
 # Sealing.
 
 
+@pytest.mark.case(31)
 def test_seals_are_contiguous_and_chained(windows: Windows, intake: Intake) -> None:
     """Rows come in before, between and after the seals of the partitions; every row is in one window."""
     expected: list[list[bytes]] = []
@@ -304,6 +308,7 @@ def test_corrections_move_with_their_window(windows: Windows, intake: Intake) ->
     assert windows.latest(second, 0, asked) == {"r-000001": 4}
 
 
+@pytest.mark.case(31)
 def test_an_overtaken_worker_seals_nothing_again(windows: Windows, intake: Intake) -> None:
     intake.put(0, [CONNECTION], person(1))
     late = claimed(windows)

@@ -175,6 +175,7 @@ def make(kafka: Kafka, valkey: Valkey, topic_prefix: str, tmp_path: Path) -> Ite
             bench.close()
 
 
+@pytest.mark.case(12, 13)
 def test_an_idle_owner_notices_that_redis_went_back(make: Callable[..., Bench]) -> None:
     """Nothing new is published: what Redis lost comes in again nevertheless."""
     bench = make()
@@ -190,6 +191,7 @@ def test_an_idle_owner_notices_that_redis_went_back(make: Callable[..., Bench]) 
     assert metrics.REDIS_REWIND._value.get() == before + 1
 
 
+@pytest.mark.case(12, 13)
 def test_ends_that_redis_lost_are_made_again_at_once(make: Callable[..., Bench]) -> None:
     """Offset and epoch stand as they were: only what was told of deliveries is lost, and the connection."""
     bench = make()
@@ -208,6 +210,7 @@ def test_ends_that_redis_lost_are_made_again_at_once(make: Callable[..., Bench])
     assert bench.seen == Counter({"r0": 2})
 
 
+@pytest.mark.case(12, 13, 32)
 def test_a_redis_that_went_back_further_than_a_crash_explains_stops_it(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.publish("r0", "r1")
@@ -218,6 +221,7 @@ def test_a_redis_that_went_back_further_than_a_crash_explains_stops_it(make: Cal
         bench.run(lambda: False, "it stops")
 
 
+@pytest.mark.case(16)
 def test_a_full_redis_takes_nothing_in_and_drains(make: Callable[..., Bench], tmp_path: Path) -> None:
     server = start_valkey(tmp_path / "valkey")
     try:

@@ -182,6 +182,7 @@ MAIL_STEPS = (
 )
 
 
+@pytest.mark.case(28)
 @pytest.mark.parametrize("choice", ["hold", "resend"])
 @pytest.mark.parametrize(("step", "occurrence"), MAIL_STEPS)
 def test_killed_at_a_step_mails_keep_what_was_chosen(
@@ -248,8 +249,10 @@ def stopped(service: Flush) -> bool:
     return Path(f"/proc/{service.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
 
 
+@pytest.mark.case(26)
 @pytest.mark.parametrize("kind", UPLOADS)
 @pytest.mark.parametrize("step", FROZEN_STEPS)
+@pytest.mark.case(2)
 def test_a_frozen_worker_that_was_overtaken_stops(
     place: House, services: Parent, step: str, kind: str
 ) -> None:

@@ -92,6 +92,7 @@ def told(values: Sequence[float]) -> str:
     return f"p50 {statistics.median(values) * 1e3:.1f}, p99 {p99(values) * 1e3:.1f}, max {max(values) * 1e3:.1f} ms"
 
 
+@pytest.mark.case(23)
 @pytest.mark.long
 @pytest.mark.timeout(240)
 def test_three_in_trouble_do_not_slow_the_other_97(push: Pushing) -> None:

@@ -17,7 +17,7 @@ from tests.support.kafka import Kafka
 from tests.support.push_entry import Pushing, key_of, made, pushing
 
 #: The first test waits for the whole outage.
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.case(23)]
 
 HOUR = 3_600.0
 OUTAGE = 26 * HOUR
@@ -54,6 +54,9 @@ class Outage:
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     late: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     back_at: float = 0.0
+    #: Before that: receivers known not to work, and when the oldest that waits was published.
+    away: float = 0.0
+    oldest: float = 0.0
 
     def wanted(self, account: str) -> list[dict[str, Any]]:
         return self.events[account] + self.late.get(account, [])
@@ -89,6 +92,8 @@ def passed(push: Pushing) -> Outage:
             push.wait_taken()
         step(push, STEP if elapsed < EARLY else LONG_STEP)
         steps += 1
+    found.away = push.metric('referral_connections_held_back{state="open"}')
+    found.oldest = push.metric("referral_push_oldest_pending_timestamp_seconds")
     found.back_at = time.time()
     push.modes({f"/{account}-crm": "ok" for account in ACCOUNTS})
     push.clock.jump(LEAP)
@@ -138,6 +143,13 @@ def all_arrived(outage: Outage, account: str) -> None:
     receipts = push.receipts(account, count)
     assert {receipt.outcome for receipt in receipts} == {Outcome.DELIVERED}
     assert len(receipts) == count
+
+
+def test_who_is_on_duty_is_told_of_receivers_that_do_not_work(outage: Outage) -> None:
+    """By what ReferralReceiversAway and ReferralPendingOld look at."""
+    assert outage.away == len(ACCOUNTS)
+    earliest = min(e["produced_at"] for events in outage.events.values() for e in events)
+    assert abs(outage.oldest - earliest.timestamp()) < 60
 
 
 def test_a_receiver_busy_for_a_day_gets_everything_within_its_rate(outage: Outage) -> None:

@@ -166,6 +166,7 @@ def house(kafka: Kafka, topic_prefix: str, tmp_path: Path) -> Any:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.case(14)
 def test_an_emptied_redis_is_rebuilt_and_everything_arrives_once(house: House) -> None:
     running = house.running
     house.set_up()
@@ -259,6 +260,7 @@ def test_an_emptied_redis_is_rebuilt_and_everything_arrives_once(house: House) -
     assert running.stop() == {"push": 0, "collect": 0, "flush": 0}
 
 
+@pytest.mark.case(32)
 @pytest.mark.timeout(180)
 def test_an_older_copy_is_refused_and_replaced(house: House, tmp_path: Path) -> None:
     running = house.running
@@ -291,7 +293,9 @@ def test_an_older_copy_is_refused_and_replaced(house: House, tmp_path: Path) -> 
     running.start("push", "collect")
     for name in ("push", "collect"):
         child = running.children[name]
+        # An alert looks at what does not answer, or is started again and again.
         house.until(lambda child=child: child.exit_code is not None, f"{name} has stopped")
+        assert child.exit_code == 1
         assert "Redis went back" in child.last_line()
         assert "run `referrals rebuild`" in child.last_line()
     with pytest.raises(StartError, match="Redis went back"):

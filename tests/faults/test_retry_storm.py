@@ -29,6 +29,7 @@ PATIENT = str([600] * 50)
 GUST = 60
 
 
+@pytest.mark.case(19)
 @pytest.mark.timeout(240)
 def test_workers_killed_in_a_retry_storm_lose_and_change_nothing(kafka: Kafka, tmp_path: Path) -> None:
     seed = int(os.environ.get("TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 32)

@@ -12,6 +12,7 @@ from tests.invariants import (
     model_ownership,
     model_pace,
     model_quiet,
+    model_rebuild,
     model_seal,
     model_share,
     model_upload,
@@ -23,6 +24,7 @@ from tests.invariants.model_mail import mail
 from tests.invariants.model_ownership import Late, ownership
 from tests.invariants.model_pace import pace
 from tests.invariants.model_quiet import quiet
+from tests.invariants.model_rebuild import Side, Trouble, rebuild
 from tests.invariants.model_seal import seal
 from tests.invariants.model_share import share
 from tests.invariants.model_upload import upload
@@ -55,6 +57,12 @@ RIGHT = [
         id="mail, an address is gone, sent again",
         marks=pytest.mark.long,
     ),
+    pytest.param(rebuild(Trouble.EMPTIED, Side.PUSH), 3_000, id="rebuild, emptied, push"),
+    pytest.param(rebuild(Trouble.EMPTIED, Side.BATCH), 1_000, id="rebuild, emptied, windows"),
+    pytest.param(rebuild(Trouble.OLDER, Side.PUSH), 10_000, id="rebuild, an older copy, push"),
+    pytest.param(rebuild(Trouble.OLDER, Side.BATCH), 4_000, id="rebuild, an older copy, windows"),
+    pytest.param(rebuild(Trouble.CRASHED, Side.PUSH), 30_000, id="rebuild, crashed before, push"),
+    pytest.param(rebuild(Trouble.CRASHED, Side.BATCH), 4_000, id="rebuild, crashed before, windows"),
 ]
 LATE_REPORTS = {
     model_ownership.Bug.RELOADS_ITS_OWN,
@@ -65,6 +73,12 @@ LATE_REPORTS = {
 PLANTED_MAIL = {
     model_mail.Bug.CLEARS_FIRST_BYTE: {"hold": False},
     model_mail.Bug.WAITS_FOR_REFUSED: {"leaving": True},
+}
+PLANTED_REBUILD = {
+    model_rebuild.Bug.FORGETS_FLOORS: (Trouble.EMPTIED, Side.BATCH),
+    model_rebuild.Bug.RELEASES: (Trouble.EMPTIED, Side.BATCH),
+    model_rebuild.Bug.NO_WITNESS: (Trouble.OLDER, Side.PUSH),
+    model_rebuild.Bug.NO_WINDOW_WITNESS: (Trouble.OLDER, Side.BATCH),
 }
 PLANTED = [
     *(
@@ -79,6 +93,10 @@ PLANTED = [
     *((quiet(bug), bug) for bug in model_quiet.Bug),
     *((upload(bug, troubles=1), bug) for bug in model_upload.Bug),
     *((mail(bug, **PLANTED_MAIL.get(bug, {})), bug) for bug in model_mail.Bug),
+    *(
+        (rebuild(*PLANTED_REBUILD.get(bug, (Trouble.EMPTIED, Side.PUSH)), bug), bug)
+        for bug in model_rebuild.Bug
+    ),
 ]
 
 

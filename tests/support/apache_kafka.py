@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -72,24 +72,39 @@ def serves(bootstrap: str) -> bool:
 
 def command(folder: Path, port: int) -> Command:
     """A new broker on 127.0.0.1:`port` with its files in `folder`. Raises StartError."""
-    jars, controller, data = fetch_jars(), free_port(), folder / "data"
+    controller = free_port()
     properties = {
         **PROPERTIES,
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-        "log.dirs": str(data),
     }
-    settings = folder / "server.properties"
-    settings.write_text("".join(f"{name}={value}\n" for name, value in properties.items()), "utf-8")
-    java = ("java", *JVM, "-cp", f"{jars}/*")
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    return formatted("kafka", folder, port, properties, cluster_id())
+
+
+def cluster_id() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def formatted(
+    name: str,
+    folder: Path,
+    port: int,
+    properties: Mapping[str, str],
+    cluster: str,
+    jvm: Sequence[str] = JVM,
+) -> Command:
+    """A new broker of the cluster `cluster`, ready when it serves at 127.0.0.1:`port`. Raises StartError."""
+    jars, settings = fetch_jars(), folder / "server.properties"
+    properties = {**properties, "log.dirs": str(folder / "data")}
+    settings.write_text("".join(f"{key}={value}\n" for key, value in properties.items()), "utf-8")
+    java = ("java", *jvm, "-cp", f"{jars}/*")
     _run(
         (*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(settings)),
         FORMAT_SECONDS,
     )
     return Command(
-        name="kafka",
+        name=name,
         argv=(*java, "kafka.Kafka", str(settings)),
         log=folder / "kafka.log",
         ready=_open_and_serving(port),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -133,6 +137,24 @@ class Deployment:
             found = receipts.decode(record.value or b"")
             first.setdefault(found.subject_id, found)
         return list(first.values())
+
+    def page(self, name: str, page: str) -> str:
+        """What a service's own port answers."""
+        lines = self.children[name].output().splitlines()
+        started = [line for line in lines if '"service.started"' in line]
+        url = f"http://127.0.0.1:{json.loads(started[-1])['port']}/{page}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            with error:
+                return str(error.read().decode())
+
+    def metric(self, series: str, name: str) -> float:
+        """A service's own figure, by the metric's name and labels; it must be there."""
+        found = re.search(rf"^{re.escape(series)} (\S+)$", self.page(name, "metrics"), re.MULTILINE)
+        assert found, f"no metric {series}"
+        return float(found[1])
 
     def last_lines(self) -> str:
         return "\n".join(f"{name}: {child.last_line()}" for name, child in self.children.items())

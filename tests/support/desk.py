@@ -15,19 +15,28 @@ from batcher.deliver import Sending
 from batcher.desk import Desk
 from batcher.window import State
 from batcher.windows import Windows
+from consumer.run import Ground
 from consumer.secrets import Secrets
 from tests.support.batch import SENDER, House
 from tests.support.rows import PARTITIONS
 
 
 class Worker:
-    """`at` are called once each, when a window has reached the step of that name."""
+    """`at` are called once each, when a window has reached the step of that name. A second one beside another
+    needs a name and a `ground` of its own.
+    """
 
-    def __init__(self, place: House, at: dict[str, Callable[[], object]]) -> None:
+    def __init__(
+        self,
+        place: House,
+        at: dict[str, Callable[[], object]],
+        owner: str = "worker",
+        ground: Ground | None = None,
+    ) -> None:
         self._place, self.at = place, at
         self.relay = Relay("127.0.0.1", place.smtp.port, 10.0, starttls=False)
         self._pool = ThreadPoolExecutor(2)
-        self._desk = Desk(place.ground, "worker", self._sending, self._pool)
+        self._desk = Desk(ground or place.ground, owner, self._sending, self._pool)
 
     def _sending(self, windows: Windows) -> Sending:
         return Sending(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -15,7 +15,8 @@ class Proxy:
     """Passes every connection on to `port`. The faults hold for all connections until changed."""
 
     def __init__(self, port: int) -> None:
-        self._target = port
+        #: Where connections go from now on; one that does not listen refuses them.
+        self.target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._lines: list[socket.socket] = []
@@ -29,6 +30,11 @@ class Proxy:
         self.deaf_after: int | None = None
         #: Bytes from the client, over all connections.
         self.passed = 0
+        #: Told what a client says, and what the server says, before it is passed on; may wait or set faults.
+        self.hears: Callable[[bytes], object] = len
+        self.tells: Callable[[bytes], object] = len
+        #: What a client is told in the server's place, which then hears nothing; None: it is asked.
+        self.answers: Callable[[bytes], bytes | None] = lambda _said: None
         self._start(self._accept)
 
     def cut(self) -> None:
@@ -65,7 +71,7 @@ class Proxy:
             except OSError:
                 return
             try:
-                server = socket.create_connection(("127.0.0.1", self._target))
+                server = socket.create_connection(("127.0.0.1", self.target))
             except OSError:
                 client.close()
                 continue
@@ -80,6 +86,10 @@ class Proxy:
         passed = 0
         with suppress(OSError):
             while data := client.recv(65536):
+                self.hears(data)
+                if (answer := self.answers(data)) is not None:
+                    client.sendall(answer)
+                    continue
                 if self.cut_after is not None and passed + len(data) >= self.cut_after:
                     server.sendall(data[: self.cut_after - passed])
                     self.cut()
@@ -94,6 +104,7 @@ class Proxy:
     def _downstream(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := server.recv(65536):
+                self.tells(data)
                 if not self.deaf:
                     client.sendall(data)
         with suppress(OSError):

@@ -12,7 +12,6 @@ import mmap
 import struct
 import sys
 import time
-import urllib.error
 import urllib.request
 import uuid
 from collections import Counter
@@ -110,15 +109,10 @@ class Pushing:
         self.wait(lambda: all(self._ready(name) == share for name in names), "the partitions are shared")
 
     def _ready(self, name: str) -> str:
-        child = self.running.children[name]
-        started = next(line for line in child.output().splitlines() if '"service.started"' in line)
-        url = f"http://127.0.0.1:{json.loads(started)['port']}/readyz"
-        try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                return str(answer.read().decode())
-        except urllib.error.HTTPError as error:
-            with error:
-                return str(error.read().decode())
+        return self.running.page(name, "readyz")
+
+    def metric(self, series: str, name: str = "push") -> float:
+        return self.running.metric(series, name)
 
     def publish(self, events: Sequence[Mapping[str, Any]]) -> None:
         self.running.publish(events, self.out)

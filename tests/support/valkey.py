@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,18 @@ VERSION_SECONDS = 20
 class Valkey:
     """A running server. `url` stays the same over a restart, and so does what its disk holds."""
 
-    def __init__(self, folder: Path, fsync: embedded.Fsync = "always", extra: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fsync: embedded.Fsync = "always",
+        extra: tuple[str, ...] = (),
+        wrap: tuple[str, ...] = (),
+    ) -> None:
         self.port = free_port()
         self.url = embedded.url(self.port)
         folder.mkdir(parents=True, exist_ok=True)
-        self.child: Child = start(
-            embedded.command(folder / "data", folder / "valkey.log", self.port, fsync, extra)
-        )
+        command = embedded.command(folder / "data", folder / "valkey.log", self.port, fsync, extra)
+        self.child: Child = start(replace(command, argv=(*wrap, *command.argv)))
 
     def client(self) -> redis.Redis:
         """A client of the test's own, outside the services' store."""
@@ -42,9 +48,16 @@ class Valkey:
         self.child.stop()
 
 
-def start_valkey(folder: Path, fsync: embedded.Fsync = "always", extra: tuple[str, ...] = ()) -> Valkey:
-    """A server with its files in `folder`; `extra` options such as ("--appendonly", "no"). The caller stops it."""
-    return Valkey(folder, fsync, extra)
+def start_valkey(
+    folder: Path,
+    fsync: embedded.Fsync = "always",
+    extra: tuple[str, ...] = (),
+    wrap: tuple[str, ...] = (),
+) -> Valkey:
+    """A server with its files in `folder`; `extra` options such as ("--appendonly", "no"); `wrap`: a command
+    that becomes the server, given its own as arguments. The caller stops it.
+    """
+    return Valkey(folder, fsync, extra, wrap)
 
 
 @functools.cache

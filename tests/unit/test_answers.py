@@ -109,6 +109,7 @@ def test_reasons_are_for_people():
     assert "redirects are not followed" in classify(Response(308), NOW).reason
 
 
+@pytest.mark.case(20)
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
@@ -169,6 +170,7 @@ def test_retry_after_absent():
     assert retry_after({}, NOW) is None
 
 
+@pytest.mark.case(20)
 @pytest.mark.parametrize(
     ("date", "seconds"),
     [
@@ -182,12 +184,14 @@ def test_retry_after_is_measured_by_the_receivers_clock(date, seconds):
     assert retry_after(headers, NOW) == seconds
 
 
+@pytest.mark.case(20)
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_no_header_breaks_it(value, date):
     wait = retry_after({"retry-after": value, "date": date}, NOW)
     assert wait is None or 0 <= wait <= MAX_RETRY_AFTER_S
 
 
+@pytest.mark.case(20)
 @pytest.mark.parametrize("status", [409, 429, 500, 503])
 def test_retry_after_reaches_every_retry(status):
     assert classify(Response(status, {"retry-after": "7"}), NOW).retry_after == 7

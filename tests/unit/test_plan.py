@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.intake import DEDUPE_HORIZON_S, DEDUPE_SHARDS, Entry, LaneTarget, Removal
+from consumer.partitioner import partition_of
 from consumer.plan import Plan, Planner
 from consumer.route import AnyConnection, Router
 from consumer.stream import Record
@@ -196,6 +197,18 @@ def test_a_key_that_is_not_the_referral_id_is_counted_and_delivered() -> None:
     plan = planned(right, wrong, without)
     assert plan.miskeyed == 2
     assert [len(entry.targets) for entry in plan.entries] == [2, 2, 2]
+
+
+@pytest.mark.case(34)
+def test_a_record_that_another_partitioner_placed_is_counted_and_delivered() -> None:
+    given = event()
+    home = partition_of(given["referral_id"].encode(), 4)
+    value, key = referrals.encode(given), given["referral_id"].encode()
+    planner = Planner("push", b"key", True, targets, partitions=4)
+    for partition in range(4):
+        plan = planner.plan([Record(TOPIC, partition, 7, key, value, TIMESTAMP_MS)], ROUTER, NOW)
+        assert plan.miskeyed == (partition != home)
+        assert [len(entry.targets) for entry in plan.entries] == [2]
 
 
 @pytest.mark.parametrize(

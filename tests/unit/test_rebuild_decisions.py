@@ -167,8 +167,10 @@ def test_what_receipts_say_of_the_rest(told: Told) -> None:
     removed = delivery(2, Outcome.DELIVERED, action=Action.REMOVE)
     learn(told, delivery(3, Outcome.DELIVERED), record, removed, delivery(5, Outcome.REJECTED))
     told.learn([Record("receipts", 0, 0, None, b"nonsense", 0)])
-    assert told.noted("referrals-1-41")
-    assert not told.noted("referrals-1-42")
+    assert told.noted("collect", "referrals-1-41")
+    # What one service said of a record the other has still to say.
+    assert not told.noted("push", "referrals-1-41")
+    assert not told.noted("collect", "referrals-1-42")
     assert told.reach == {(Role.BATCH, 1): 42}
     assert told.delivery_ended(removed.subject_id)
     assert told.newer("crm", "r-1", 2)

@@ -32,6 +32,7 @@ def walked(line: str, zone: str, after: str, until: str) -> list[str]:
     return found
 
 
+@pytest.mark.case(29)
 @pytest.mark.parametrize(
     ("zone", "line", "after", "until", "expected"),
     [
@@ -132,6 +133,7 @@ def test_a_slot_that_cannot_be_read_counts_from_when_it_was_claimed(text: str) -
     assert slot.text == "2026-06-03T08:00[Australia/Sydney]"
 
 
+@pytest.mark.case(29)
 def test_a_slot_claimed_by_a_clock_that_was_ahead_stops_nothing_once_it_is_right() -> None:
     ahead, claimed = "2031-06-03T08:00[Australia/Sydney]", utc("2026-06-02T05:00")
     assert schedule.due(DAILY, ahead, claimed, utc("2026-06-02T05:01")) is None
@@ -144,6 +146,7 @@ def test_a_slot_claimed_by_a_clock_that_was_ahead_stops_nothing_once_it_is_right
     assert schedule.due(DAILY, ahead, claimed, utc("2031-06-02T22:01")) is None
 
 
+@pytest.mark.case(29)
 def test_a_slot_claimed_a_moment_early_is_claimed_once() -> None:
     """One worker's clock is a second ahead of another's, and of the one of Redis."""
     last, claimed = "2026-06-03T08:00[Australia/Sydney]", utc("2026-06-02T21:59:59")
@@ -170,6 +173,7 @@ INSTANTS = st.one_of(
 )
 
 
+@pytest.mark.case(29)
 @given(LINES, ZONES, INSTANTS)
 def test_slots_strictly_increase_and_none_comes_twice(line: str, zone: str, start: datetime) -> None:
     given = Schedule(cron=line, zone=zone)

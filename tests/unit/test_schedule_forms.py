@@ -100,6 +100,7 @@ def test_instants(form: dict[str, Any], zone: str, after: str, until: str, expec
     assert " ".join(f"{slot.due:%H:%M}" for slot in found) == expected
 
 
+@pytest.mark.case(29)
 @pytest.mark.parametrize(
     "zone", ["Australia/Sydney", "America/New_York", "Europe/London", "Australia/Lord_Howe"]
 )
@@ -112,6 +113,7 @@ def test_a_year_of_times_has_each_local_time_once(zone: str) -> None:
     assert all(one.due < other.due for one, other in itertools.pairwise(found))
 
 
+@pytest.mark.case(29)
 @pytest.mark.parametrize(
     ("zone", "step"),
     [("Australia/Sydney", "1h"), ("America/New_York", "1h"), ("Europe/London", "1h"), ("Australia/Lord_Howe", "30m")],
@@ -142,6 +144,7 @@ STARTS = st.builds(
 PAUSES = st.lists(st.integers(1, 7_200).map(lambda s: timedelta(seconds=s)), max_size=20)
 
 
+@pytest.mark.case(29)
 @settings(max_examples=150)
 @given(FORMS, ZONES, STARTS, PAUSES)
 def test_however_often_one_looks_every_slot_is_had_once(
@@ -186,6 +189,7 @@ def test_due(last: str, form: dict[str, Any], now: str, expected: str | None) ->
     assert (slot and slot.text) == (expected and f"{expected}[Australia/Sydney]")
 
 
+@pytest.mark.case(29)
 def test_an_hour_that_comes_twice_has_other_texts_the_second_time() -> None:
     found = walk(
         Schedule(every="30m", zone="America/New_York"), utc("2026-11-01T04:59"), utc("2026-11-01T06:30")

@@ -38,6 +38,7 @@ def test_a_redis_that_knows_as_much_is_believed(remembered: Remembered, states: 
     require_windows(remembered, states)
 
 
+@pytest.mark.case(32)
 @pytest.mark.parametrize(
     ("remembered", "states", "knows"),
     [

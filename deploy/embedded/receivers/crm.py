@@ -8,6 +8,7 @@ restart. What a path does is its mode, given at start (`--mode /acme=503:2`) or 
     ok               honour keys
     ignore-keys      every request is an effect
     lost             honour keys, apply, then reset the connection instead of answering
+    applied:<status> honour keys, apply, and answer this status all the same
     slow:<ms>        as ok, answered late
     hang             read the request, never answer, apply nothing
     reset            read the request, reset the connection, apply nothing
@@ -43,7 +44,9 @@ MAX_KEYS = 2_000_000
 #: Who is refused may still be sending: closing at once would reset the connection and lose the answer.
 LINGER_S = 2.0
 
-MODE = re.compile(r"(ok|ignore-keys|lost|hang|reset)|slow:(\d{1,6})|([2-5]\d\d)(?::(\d{1,6}))?")
+MODE = re.compile(
+    r"(ok|ignore-keys|lost|hang|reset)|slow:(\d{1,6})|applied:([2-5]\d\d)|([2-5]\d\d)(?::(\d{1,6}))?"
+)
 CONTROL = "/_control"
 #: struct linger {on, 0 seconds}: close sends a reset instead of an orderly end.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -88,11 +91,13 @@ def parse_mode(text: str) -> Mode:
     match = MODE.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is no mode: see the list at the top of deploy/embedded/receivers/crm.py")
-    name, delay, status, wait = match.groups()
+    name, delay, lie, status, wait = match.groups()
     if name:
         return Mode(name)
     if delay:
         return Mode("ok", delay=int(delay) / 1000)
+    if lie:
+        return Mode("applied", status=int(lie))
     return Mode("status", status=int(status), retry_after=int(wait) if wait else None)
 
 
@@ -135,8 +140,10 @@ class Crm:
             return Silence(reset=mode.name == "reset")
         gone = path.partition("?")[0].rsplit("/", 1)[1] if method == "DELETE" else None
         answer = self._apply(connection, "" if mode.name == "ignore-keys" else key, key, body, gone)
-        lost = mode.name == "lost"
-        return Silence(reset=True) if lost else Answer(answer.status, answer.body, delay=mode.delay)
+        if mode.name == "lost":
+            return Silence(reset=True)
+        status = mode.status if mode.name == "applied" else answer.status
+        return Answer(status, answer.body, delay=mode.delay)
 
     def _apply(self, connection: str, remembered: str, key: str, body: bytes, gone: str | None) -> Answer:
         """`gone`: the person to forget, if that is what is asked."""
