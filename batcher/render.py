@@ -19,7 +19,6 @@ from consumer.route import AnyConnection
 from schemas import referral as referrals
 from schemas.codec import Undecodable
 from schemas.manifest import Mark
-from schemas.mapping import Columns
 from schemas.referral import Referral, SchemaById
 
 #: Rows read at once: memory holds one page, about 8 MB decoded, and Redis is busy with it for a few
@@ -91,7 +90,7 @@ class Rows:
         start: int = 0,
     ) -> None:
         self._source, self._window = source, window
-        self._columns = Columns(connection.fields, partner_data=connection.partner_data)
+        self._columns = connection.columns
         self._first_byte, self._by_id, self._start = first_byte, by_id, start
         #: 64 bits of each referral already written: a second publication after the dedupe horizon.
         self._written: set[int] = set()

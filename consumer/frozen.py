@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from schemas.delivery import Action, delivery_id
 
+#: Made once: `json.dumps` makes one for each document.
+_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
@@ -51,7 +54,7 @@ class Frozen:
             more["doubt"] = self.doubt
         if more:
             ids.append(more)
-        return json.dumps(ids, separators=(",", ":"), ensure_ascii=False).encode("utf-8") + b"\n" + self.body
+        return _JSON.encode(ids).encode("utf-8") + b"\n" + self.body
 
     def taken_back(self, connection: str) -> Frozen | None:
         """The delivery that has the receiver forget this one; None where it cannot."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -11,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from schemas import grammar
 from schemas.grammar import Filled, Flag
-from schemas.mapping import FieldRule
+from schemas.mapping import Columns, FieldRule
 
 #: pydantic's name for an error between members that are each right.
 CROSSING = "crossing"
@@ -43,6 +44,11 @@ class ConnectionBase(Model):
     fields: Annotated[tuple[FieldRule, ...], Field(min_length=1, max_length=200)]
     #: Partner identity (partner_id, source, confirmation_ref) leaves only where this is true.
     partner_data: Flag = False
+
+    @cached_property
+    def columns(self) -> Columns:
+        """Its fields, ready to be read from many referrals."""
+        return Columns(self.fields, partner_data=self.partner_data)
 
     @model_validator(mode="after")
     def _columns_differ(self) -> ConnectionBase:

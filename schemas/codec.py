@@ -83,8 +83,10 @@ def decode(payload: bytes, start: int, writer: Schema, reader: Schema | None) ->
     """
     source = io.BytesIO(payload)
     source.seek(start)
+    # fastavro compares the two member by member, for each datum.
+    differs = reader is not None and reader is not writer
     try:
-        datum = fastavro.schemaless_reader(source, writer, reader)
+        datum = fastavro.schemaless_reader(source, writer, reader if differs else None)
     except Exception as error:  # noqa: BLE001 - unchained: the original may repeat values
         raise Undecodable(f"not an Avro datum of its schema: {type(error).__name__}") from None
     if source.tell() != len(payload):

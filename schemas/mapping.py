@@ -137,9 +137,10 @@ def render(rules: Sequence[FieldRule], referral: Referral, *, partner_data: bool
 
 
 class Columns:
-    """`rules` made ready for many referrals: `cells` are the values that `render` gives."""
+    """`rules` made ready for many referrals: `cells` are the values `render` gives, `pairs` its pairs."""
 
     def __init__(self, rules: Sequence[FieldRule], *, partner_data: bool) -> None:
+        self._names = [rule.name for rule in rules]
         self._with_person = [_column(rule, True, partner_data) for rule in rules]
         self._without = [_column(rule, False, partner_data) for rule in rules]
 
@@ -147,6 +148,9 @@ class Columns:
         columns = self._with_person if sources.may_identify(referral) else self._without
         fields = referral.fields
         return [column(fields) for column in columns]
+
+    def pairs(self, referral: Referral) -> list[tuple[str, Value]]:
+        return list(zip(self._names, self.cells(referral), strict=True))
 
 
 def source_text(source: str, referral: Referral, *, partner_data: bool) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 from schemas.codec import SingleObject, Undecodable
@@ -54,7 +56,14 @@ class Receipt:
     left_out: int | None = None
 
     def encode(self) -> bytes:
-        return _CODEC.encode({**asdict(self), "action": self.action.name})
+        # Not `asdict`: it copies deeply, at twice the cost of the rest.
+        datum = dict(zip(_NAMES, _values(self), strict=True))
+        datum["action"] = self.action.name
+        return _CODEC.encode(datum)
+
+
+_NAMES = tuple(one.name for one in fields(Receipt))
+_values: Callable[[Receipt], tuple[Any, ...]] = attrgetter(*_NAMES)
 
 
 def decode(value: bytes) -> Receipt:

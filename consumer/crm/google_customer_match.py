@@ -48,7 +48,7 @@ _OF_A_MEMBER = re.compile(r"audience_?members?\b", re.IGNORECASE)
 
 def render(connection: GoogleAudienceConnection, referral: Referral) -> Rendered:
     """An audience member; nothing where nobody could be found by it or consent is not granted. Pure."""
-    values = mapping.render(connection.fields, referral, partner_data=connection.partner_data)
+    values = connection.columns.pairs(referral)
     given = {name: mapping.text(value) for name, value in values}
     consent = {name: given.pop(name).strip() for name in CONSENT if name in given}
     known = {name: identifiers.google(name, value) for name, value in given.items()}

@@ -20,11 +20,13 @@ from consumer.secrets import Missing, Secrets
 from schemas import mapping, template
 from schemas.connection import HttpConnection
 from schemas.delivery import Action
-from schemas.mapping import FieldRule, Value
+from schemas.mapping import Value
 from schemas.referral import Referral
 from schemas.template import Literal, Part, Unfit
 
 CONTENT_TYPES = {"json": "application/json", "form": "application/x-www-form-urlencoded"}
+#: Made once: `json.dumps` makes one for each document.
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 USER_AGENT = ("User-Agent", "referral-delivery")
 
 
@@ -35,9 +37,10 @@ def render(connection: HttpConnection, referral: Referral) -> Rendered:
     taken_back: bytes | None = None
     if removal is not None:
         templates.append(removal.url)
-        taken_back = _body(connection, removal.fields, referral) if removal.fields else b""
+        members = mapping.render(removal.fields, referral, partner_data=connection.partner_data)
+        taken_back = _body(connection, members) if members else b""
     values = template.values(templates, referral, partner_data=connection.partner_data)
-    return Rendered(_body(connection, connection.fields, referral), values, taken_back)
+    return Rendered(_body(connection, connection.columns.pairs(referral)), values, taken_back)
 
 
 def request(
@@ -106,13 +109,12 @@ def _resolved(parts: Iterable[Part], secrets: Secrets, now: float) -> list[Part]
     return resolved
 
 
-def _body(connection: HttpConnection, fields: Sequence[FieldRule], referral: Referral) -> bytes:
-    """The fields in their order: a JSON object, compact and in UTF-8, or a form."""
-    members = mapping.render(fields, referral, partner_data=connection.partner_data)
+def _body(connection: HttpConnection, members: Sequence[tuple[str, Value]]) -> bytes:
+    """The members in their order: a JSON object, compact and in UTF-8, or a form."""
     if connection.body == "form":
         return urlencode([(name, mapping.text(value)) for name, value in members]).encode("ascii")
     document = _nested(members) if connection.nested else dict(members)
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+    return _JSON.encode(document).encode("utf-8")
 
 
 def _nested(members: Iterable[tuple[str, Value]]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ _PASSING = frozenset({"CONFLICT", "RATE_LIMITS", "INTERNAL_ERROR", "TIMEOUT"})
 
 def render(connection: HubspotConnection, referral: Referral) -> Rendered:
     """One of a batch's inputs as JSON, and its id. Pure."""
-    values = mapping.render(connection.fields, referral, partner_data=connection.partner_data)
+    values = connection.columns.pairs(referral)
     properties = {name: text for name, value in values if (text := mapping.text(value).strip())}
     unique = properties.get(connection.id_property)
     if unique is None:

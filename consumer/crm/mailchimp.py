@@ -51,7 +51,7 @@ _NOBODY = (
 def render(connection: MailchimpConnection, referral: Referral) -> Rendered:
     """The member as JSON, and its hash. Pure."""
     address, merge_fields = "", {}
-    for name, value in mapping.render(connection.fields, referral, partner_data=connection.partner_data):
+    for name, value in connection.columns.pairs(referral):
         text = mapping.text(value).strip()
         if text and name.lower() in EMAIL:
             address = text

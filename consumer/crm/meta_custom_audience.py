@@ -50,7 +50,7 @@ PAUSING_SUBCODES: Mapping[int, str] = {
 
 def render(connection: MetaAudienceConnection, referral: Referral) -> Rendered:
     """The person's identifiers by Meta's keys, hashed; nothing where nobody could be found by them. Pure."""
-    values = mapping.render(connection.fields, referral, partner_data=connection.partner_data)
+    values = connection.columns.pairs(referral)
     row = {name: identifiers.meta(name, mapping.text(value)) for name, value in values}
     row = {name: value for name, value in row.items() if value}
     if not any(row.keys() >= set(names) for names in META_ENOUGH):

@@ -83,7 +83,7 @@ def render(connection: SalesforceConnection, referral: Referral) -> Rendered:
 
     Fields without a value are left out: an upsert must not blank what the organisation knows.
     """
-    values = mapping.render(connection.fields, referral, partner_data=connection.partner_data)
+    values = connection.columns.pairs(referral)
     record = {name: value for name, value in values if value is not None}
     key = mapping.text(record.get(connection.external_id)).strip()
     if not key:
