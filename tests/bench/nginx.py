@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import time
 import urllib.request
@@ -37,15 +36,8 @@ http {{
 
 
 def find() -> Path | str:
-    """The program, installed or unpacked from Debian's package; or why there is none."""
-    installed = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-    if installed:
-        return Path(installed)
-    tree = debian.unpack("nginx")
-    if isinstance(tree, str):
-        return tree
-    program = tree / "usr" / "sbin" / "nginx"
-    return program if debian.complete(program, debian.libraries(tree)) else "nginx lacks libraries here"
+    """The program, or why there is none."""
+    return debian.server("nginx")
 
 
 class Nginx:

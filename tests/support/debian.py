@@ -62,6 +62,18 @@ def once(folder: Path, make: Callable[[Path], object]) -> None:
         shutil.rmtree(making, ignore_errors=True)
 
 
+def server(name: str) -> Path | str:
+    """The program of that name, installed or unpacked from its package; or why there is none."""
+    installed = shutil.which(name, path="/usr/sbin:/usr/local/sbin:/usr/bin")
+    if installed:
+        return Path(installed)
+    tree = unpack(name)
+    if isinstance(tree, str):
+        return tree
+    program = tree / "usr" / "sbin" / name
+    return program if complete(program, libraries(tree)) else f"{name} lacks libraries here"
+
+
 def run(*argv: str, folder: Path) -> str:
     """What it printed. Raises OSError and SubprocessError."""
     return subprocess.run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,14 +21,7 @@ class Vsftpd:
 
 def find() -> Path | str:
     """The program, or why there is none."""
-    installed = shutil.which("vsftpd", path="/usr/sbin:/usr/local/sbin")
-    if installed:
-        return Path(installed)
-    tree = debian.unpack("vsftpd")
-    if isinstance(tree, str):
-        return tree
-    program = tree / "usr" / "sbin" / "vsftpd"
-    return program if debian.complete(program, debian.libraries(tree)) else "vsftpd lacks libraries here"
+    return debian.server("vsftpd")
 
 
 @contextmanager
