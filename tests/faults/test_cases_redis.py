@@ -20,6 +20,7 @@ from consumer import store as redis_client
 from consumer import worker as loop
 from consumer.keys import Role
 from consumer.service import Stop
+from deploy.embedded.processes import free_port
 from tests.support.beside import beside, replica_of
 from tests.support.deployment import SERVICES
 from tests.support.figures import CONSUMED, PROGRESS, REWINDS, TAKEN_AT, quiet, watched
@@ -367,7 +368,9 @@ def test_a_redis_that_reads_its_file(own: Place, join: Join) -> None:
 def test_a_cluster_whose_slots_nobody_serves_for_a_while(
     kafka: Kafka, crm: Receiver, tmp_path: Path, join: Join
 ) -> None:
-    server = start_valkey(tmp_path / "valkey", extra=("--cluster-enabled", "yes"))
+    # Its own default, 10,000 above, is where outgoing connections have theirs.
+    bus = ("--cluster-port", str(free_port()))
+    server = start_valkey(tmp_path / "valkey", extra=("--cluster-enabled", "yes", *bus))
 
     def lift() -> None:
         with server.client() as client:

@@ -6,6 +6,7 @@ A service's side decides by which links it reaches the others; upstream and whoe
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 import redis
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from console.begin import begin
 from consumer.log import silent
@@ -43,6 +44,8 @@ PUSH_RETRIES = "[1, 1, 2, 2, 4, 4, 8, 8, 15, 15, 30, 30, 60, 60, 60, 60, 60, 60,
 REQUEST_TIMEOUT_S = 10
 #: The CRM answers at once, unless it is frozen.
 CONTROL_S = 10
+#: Leaders go home within ten seconds of a restart, and clients learn of it.
+LEADERS_S, LOOK_S = 60.0, 0.5
 
 
 @dataclass
@@ -118,9 +121,16 @@ class House:
         return sum(high for _low, high in found)
 
     def all_records(self) -> int:
-        """The same, of brokers that will all lead again soon. Raises KafkaException."""
+        """The same, of brokers whose leaders may be on their way home. Raises KafkaException."""
         self.kafka.wait_serving()
-        return self.records()
+        deadline = time.monotonic() + LEADERS_S
+        while True:
+            try:
+                return self.records()
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(LOOK_S)
 
     @cached_property
     def watermarks(self) -> Consumer:
