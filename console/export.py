@@ -38,7 +38,7 @@ from consumer.stream import Record
 from schemas import referral as referrals
 from schemas.codec import Undecodable
 from schemas.connection import ConnectionSet, CsvFormat, PushBase
-from schemas.mapping import Value, render
+from schemas.mapping import Value
 from schemas.referral import EventType, Referral, SchemaById
 
 #: Removal marks asked for in one round trip.
@@ -232,7 +232,7 @@ def _rows(
 ) -> Iterator[list[Value]]:
     for partition, offsets in places.items():
         for referral in reading.records(partition, offsets):
-            pairs = render(connection.fields, referral, partner_data=connection.partner_data)
+            pairs = connection.columns.pairs(referral)
             yield [value for _, value in pairs]
 
 

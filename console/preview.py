@@ -37,7 +37,6 @@ from schemas.auth import (
 from schemas.connection import ConnectionSet, FileConnection, HttpConnection
 from schemas.delivery import Action
 from schemas.files import CsvFormat
-from schemas.mapping import render
 from schemas.push import PushBase
 from schemas.referral import Referral
 
@@ -162,7 +161,7 @@ def _certificate(connection: PushBase) -> list[str]:
 
 def _rows(connection: FileConnection, referral: Referral) -> str:
     """What a file of this one referral would hold; a sheet's cells are shown as a JSON object. Pure."""
-    pairs = render(connection.fields, referral, partner_data=connection.partner_data)
+    pairs = connection.columns.pairs(referral)
     columns, cells = [name for name, _ in pairs], [[value for _, value in pairs]]
     out = io.BytesIO()
     if not isinstance(connection.file, CsvFormat):

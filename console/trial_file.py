@@ -28,7 +28,6 @@ from batcher.window import State, WindowState
 from consumer.secrets import Secrets
 from consumer.service import Settings, Stop
 from schemas.connection import EmailConnection, FileConnection, UploadConnection
-from schemas.mapping import render
 from schemas.referral import Referral
 
 #: Before the names of files that are there for seconds only.
@@ -80,7 +79,7 @@ def _steps(
 
 
 def _write(out: BinaryIO, connection: FileConnection, referral: Referral, packed: Packing) -> None:
-    pairs = render(connection.fields, referral, partner_data=connection.partner_data)
+    pairs = connection.columns.pairs(referral)
     write(out, connection, Feed.of([[value for _, value in pairs]]), packed, None)
 
 

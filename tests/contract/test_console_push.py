@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -416,7 +415,4 @@ def command(running: Deployment, *arguments: str) -> tuple[int, str, str]:
 
 
 def control(running: Deployment, mode: str) -> None:
-    body = json.dumps({"/acme-crm": mode}).encode()
-    url = f"http://127.0.0.1:{running.crm.port}/_control"
-    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=10):
-        pass
+    running.crm.modes({"/acme-crm": mode})

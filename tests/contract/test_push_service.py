@@ -183,17 +183,10 @@ class Push:
         return [record for record in every if record.key == referral_id.encode()]
 
     def mode(self, account: str, mode: str) -> None:
-        self._control({f"/{account}-crm": mode})
+        self.running.crm.modes({f"/{account}-crm": mode})
 
     def counts(self, account: str) -> Counter[str]:
-        return Counter(self._control({}).get(f"{account}-crm", {}))
-
-    def _control(self, modes: dict[str, str]) -> Any:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.running.crm.port}/_control", json.dumps(modes).encode()
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
+        return self.running.crm.modes({}).get(f"{account}-crm", Counter())
 
     def verdict(self, account: str, wanted: Sequence[str]) -> oracle.Verdict:
         return oracle.crm(self.running.crm.folder / "effects.jsonl", f"{account}-crm", wanted)

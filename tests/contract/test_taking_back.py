@@ -97,9 +97,7 @@ class Bench:
 
     def mode(self, path: str, mode: str) -> Counter[str]:
         """Set what a path does; what its connection did so far."""
-        address = f"http://127.0.0.1:{self.running.crm.port}/_control"
-        with urllib.request.urlopen(address, json.dumps({path: mode}).encode(), timeout=10) as answer:
-            return Counter(json.load(answer).get(path.split("/")[1], {}))
+        return self.running.crm.modes({path: mode}).get(path.split("/")[1], Counter())
 
     def log(self, account: str, *kinds: str) -> list[tuple[str, str]]:
         """Key and referral of what its receiver logged, in order."""

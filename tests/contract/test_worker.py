@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -146,9 +144,7 @@ class Bench:
 
     def mode(self, mode: str) -> int:
         """Set the CRM's; how many requests it refused so far."""
-        address = f"http://127.0.0.1:{self.crm.port}/_control"
-        with urllib.request.urlopen(address, json.dumps({"/acme": mode}).encode(), timeout=10) as answer:
-            return int(json.load(answer).get("acme", {}).get("refused", 0))
+        return self.crm.modes({"/acme": mode}).get("acme", Counter())["refused"]
 
     def outcomes(self) -> dict[str, Outcome]:
         """By referral, once all receipts are in Kafka."""

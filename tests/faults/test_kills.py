@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import threading
@@ -60,14 +59,12 @@ def test_nothing_is_lost_or_doubled_when_everything_is_killed(
     print(f"seed {seed}: TEST_SEED={seed} repeats the schedule")
     chance = random.Random(seed)
     events = list(people.referrals(seed, PUBLISHED, ACCOUNTS, datetime.now(UTC)))
-    for event in events:
-        event["is_test"] = False
     files = [f"{a}-sftp" for a in SFTP] + [f"{a}-mail" for a in (HOLD, RESEND)]
     with deployment(
         tmp_path, kafka.bootstrap, topic_prefix, REFERRALS_MAX_IN_FLIGHT=str(MAX_IN_FLIGHT)
     ) as running:
         set_up(running)
-        control(running, {f"/{IGNORES}-crm": "ignore-keys"})
+        running.crm.modes({f"/{IGNORES}-crm": "ignore-keys"})
         running.start()
         over = threading.Event()
         publisher = threading.Thread(target=publish, args=(running, events, over), daemon=True)
@@ -186,13 +183,3 @@ def judge_mail(running: Deployment, wanted: dict, receipts: list) -> None:
         if account == HOLD and lost:
             assert uncertain > 0
         assert duplicates <= uncertain
-
-
-def control(running: Deployment, modes: dict[str, str]) -> None:
-    import urllib.request
-
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{running.crm.port}/_control", json.dumps(modes).encode(), method="POST"
-    )
-    with urllib.request.urlopen(request, timeout=5) as answer:
-        assert answer.status == 200

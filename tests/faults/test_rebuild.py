@@ -75,8 +75,6 @@ class House:
 
     def publish(self, seed: int, number: int) -> list[dict[str, Any]]:
         events = list(people.referrals(seed, number, ACCOUNTS, datetime.now(UTC)))
-        for event in events:
-            event["is_test"] = False
         self.published += events
         return self.again(events)
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,13 +88,6 @@ class Rolling:
         finally:
             windows.store.close()
 
-    def modes(self, modes: Mapping[str, str]) -> dict[str, dict[str, int]]:
-        url = f"http://127.0.0.1:{self.running.crm.port}/_control"
-        request = urllib.request.Request(url, json.dumps(modes).encode())
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            found: dict[str, dict[str, int]] = json.load(answer)
-        return found
-
     def total(self) -> int:
         return sum(map(len, self.published.values()))
 
@@ -138,7 +129,7 @@ def test_two_releases_side_by_side_lose_and_double_nothing(
             rolling.until(lambda: rolling.state() == (1, State.CLOSED), "the first window is closed")
             # The second is under way and stays there; rows of the third come in under both definitions.
             running.sftp.freeze()
-            rolling.modes({f"/{STUCK}-crm": "hang"})
+            rolling.running.crm.modes({f"/{STUCK}-crm": "hang"})
             rolling.until(lambda: running.open_rows() > 0, "rows wait again")
             running.flush([FILE])
             rolling.until(lambda: rolling.state() == (2, State.SEALED), "the second window is sealed")
@@ -159,7 +150,7 @@ def test_two_releases_side_by_side_lose_and_double_nothing(
             )
             codes = told_to_end_and_killed(running)
             running.sftp.thaw()
-            rolling.modes({f"/{STUCK}-crm": "ok"})
+            rolling.running.crm.modes({f"/{STUCK}-crm": "ok"})
             rolling.until(lambda: rolling.state() == (2, State.CLOSED), "the second window is taken over")
         assert codes == {"push": -signal.SIGKILL, "collect": 0, "flush": -signal.SIGKILL}
         for role in Role:

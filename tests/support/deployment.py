@@ -196,20 +196,22 @@ def deployment(folder: Path, bootstrap: str, prefix: str, **environment: str) ->
                 child.kill()
 
 
-def http_connection(crm: Receiver, name: str, **options: str) -> str:
+def http_connection(crm: Receiver, name: str, port: int | None = None, **options: str) -> str:
+    """`port`: of a line that leads to the CRM, instead of its own."""
     more = "".join(f"\n    {key}: {value}" for key, value in options.items())
     return f"""  - name: {name}
     kind: http
-    url: http://127.0.0.1:{crm.port}/{name}
+    url: http://127.0.0.1:{port or crm.port}/{name}
     fields: [referral_id, email, first_name, {{name: sex, from: gender, values: {{M: Male}}}}]{more}
 """
 
 
-def sftp_connection(sftp: Receiver, name: str) -> str:
+def sftp_connection(sftp: Receiver, name: str, port: int | None = None) -> str:
+    """`port`: of a line that leads to the server, instead of its own."""
     return f"""  - name: {name}
     kind: sftp
     host: 127.0.0.1
-    port: {sftp.port}
+    port: {port or sftp.port}
     username: {SFTP_USER}
     password: ${{env:SFTP_PASSWORD}}
     host_keys: ["{sftp.words[1]}"]

@@ -7,12 +7,10 @@ requests looks more often: its sleeps are real time.
 
 from __future__ import annotations
 
-import json
 import mmap
 import struct
 import sys
 import time
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -153,11 +151,7 @@ class Pushing:
 
     def modes(self, modes: Mapping[str, str]) -> dict[str, Counter[str]]:
         """Set what paths do; how often each connection did what."""
-        url = f"http://127.0.0.1:{self.crm.port}/_control"
-        with urllib.request.urlopen(
-            urllib.request.Request(url, json.dumps(modes).encode()), timeout=10
-        ) as answer:
-            return {name: Counter(counts) for name, counts in json.load(answer).items()}
+        return self.crm.modes(modes)
 
     def requests(self, account: str = "") -> list[dict[str, Any]]:
         """All that reached the receiver, in order, refused or not; of one account or of all."""

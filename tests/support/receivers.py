@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +36,12 @@ class Receiver:
 
     def effects(self, kind: str) -> list[dict[str, Any]]:
         return [effect for effect in read_effects(self.folder / "effects.jsonl") if effect["kind"] == kind]
+
+    def modes(self, modes: Mapping[str, str]) -> dict[str, Counter[str]]:
+        """Set what paths of a CRM do; how often each connection did what so far."""
+        url = f"http://127.0.0.1:{self.port}/_control"
+        with urllib.request.urlopen(url, json.dumps(modes).encode(), timeout=WITHIN) as answer:
+            return {name: Counter(counts) for name, counts in json.load(answer).items()}
 
     def freeze(self) -> None:
         os.kill(self.child.pid, signal.SIGSTOP)

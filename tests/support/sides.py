@@ -6,10 +6,8 @@ and in the CRM's log is held against what was published.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -159,10 +157,7 @@ class Place:
 
     def mode(self, mode: str) -> None:
         """What the CRM does."""
-        address = f"http://127.0.0.1:{self.crm.port}/_control"
-        wanted = json.dumps({f"/{self.connection}": mode}).encode()
-        with urllib.request.urlopen(address, wanted, timeout=10) as answer:
-            assert answer.status == 200
+        self.crm.modes({f"/{self.connection}": mode})
 
 
 class Side:

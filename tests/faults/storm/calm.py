@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from consumer.kafka_out import KafkaOut, Out
+from consumer.kafka_out import KafkaOut
 from consumer.keys import Role
-from deploy.embedded import people
-from schemas import referral as referrals
 from tests.faults.storm import upstream
 from tests.faults.storm.house import ACCOUNTS, FILES, House
 from tests.faults.storm.schedule import COLLECT, FLUSH, PUSH
@@ -67,14 +64,9 @@ def calm(storm: Storm) -> list[str]:
 
 
 def _publish(house: House) -> None:
-    settings = house.running.settings
-    out, topic = KafkaOut(settings.kafka, settings.kafka_config), house.running.topics.referrals
-    events = list(people.referrals(SEED, PUBLISHED, ACCOUNTS, datetime.now(UTC)))
-    with upstream.written(house.folder).open("a") as book:
-        for event in events:
-            event["is_test"] = False
-            book.write(f"{event['account_id']} {event['referral_id']}\n")
-    out.send([Out(topic, event["referral_id"], referrals.encode(event)) for event in events])
+    settings, topic = house.running.settings, house.running.topics.referrals
+    records = upstream.one_more(house.folder, topic, ACCOUNTS, SEED, PUBLISHED)
+    KafkaOut(settings.kafka, settings.kafka_config).send(records)
 
 
 def _counters(house: House) -> Counter[tuple[str, str]]:

@@ -5,8 +5,6 @@ Law: it knows what it published and what is to become of it; `judged` compares t
 
 from __future__ import annotations
 
-import json
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -139,10 +137,7 @@ class Cell:
 
     def answers(self, mode: str) -> None:
         """What its CRM does from now on."""
-        url = f"http://127.0.0.1:{self.running.crm.port}/_control"
-        request = urllib.request.Request(url, json.dumps({f"/{self.crm}": mode}).encode())
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            assert answer.status == 200
+        self.running.crm.modes({f"/{self.crm}": mode})
 
     def wait_taken(self, role: Role) -> None:
         self.wait(lambda: self.running.next_offsets(role) == self.published, "all records are taken")

@@ -24,10 +24,10 @@ from confluent_kafka.admin import AdminClient
 from deploy.embedded import broker
 from deploy.embedded.processes import Child, Command, StartError
 from tests.faults.storm.links import LinkTo, free_ports
+from tests.faults.storm.schedule import SIDES
 from tests.support.apache_kafka import JAVA, PROPERTIES, VERSION, cluster_id, formatted, java_version
 from tests.support.kafka import NAMES, Kind, choice
 
-SIDES = ("a", "b")
 #: A restarted broker replays its log and catches up, with everything else running on the same cores.
 SERVING_SECONDS = 60.0
 #: An answer from loopback, or from a broker that is about to be given up.

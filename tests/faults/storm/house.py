@@ -5,9 +5,7 @@ A service's side decides by which links it reaches the others; upstream and whoe
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,8 +24,14 @@ from tests.faults.storm.cluster import Cluster
 from tests.faults.storm.entry import Parent, Service, parent
 from tests.faults.storm.links import Links, LinkTo
 from tests.faults.storm.schedule import SERVICES, SIDES
-from tests.support.deployment import PARTITIONS, SFTP_USER, Deployment, deployment, email_connection
-from tests.support.receivers import Receiver
+from tests.support.deployment import (
+    PARTITIONS,
+    Deployment,
+    deployment,
+    email_connection,
+    http_connection,
+    sftp_connection,
+)
 
 ROOT = Path(__file__).parents[3]
 #: Small, so that the bound on repeats means something.
@@ -41,9 +45,9 @@ FLAKY, IGNORES = ACCOUNTS[5], ACCOUNTS[6]
 FILES = (*(f"{account}-sftp" for account in SFTP), f"{HOLD}-mail", f"{RESEND}-mail")
 #: Seconds; longer than links stall, so that what a storm leaves behind is soon tried again. Never used up.
 PUSH_RETRIES = "[1, 1, 2, 2, 4, 4, 8, 8, 15, 15, 30, 30, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60, 60]"
-REQUEST_TIMEOUT_S = 10
-#: The CRM answers at once, unless it is frozen.
-CONTROL_S = 10
+REQUEST_TIMEOUT = "10"
+#: What a broker is asked is answered by then, or there is no leader.
+ASKED_S = 10
 #: Leaders go home within ten seconds of a restart, and clients learn of it.
 LEADERS_S, LOOK_S = 60.0, 0.5
 
@@ -51,7 +55,7 @@ LEADERS_S, LOOK_S = 60.0, 0.5
 @dataclass
 class House:
     """`running` is the way around all links. `services` are the newest lives; those `armed` will die at a crash
-    point. `planted`: the dotted name of what puts a wrong function in the place of a right one, or nothing.
+    point.
     """
 
     folder: Path
@@ -63,7 +67,6 @@ class House:
     lives: Counter[str] = field(default_factory=Counter)
     armed: set[str] = field(default_factory=set)
     publisher: Child | None = None
-    planted: str = ""
 
     def launch(self, name: str, point: str = "", occurrence: int = 1) -> None:
         """Start a service, which dies at the n-th occurrence of `point` if one is given."""
@@ -77,7 +80,6 @@ class House:
             self.environment(own),
             point=point,
             occurrence=occurrence,
-            planted=self.planted,
         )
 
     def environment(self, side: str) -> dict[str, str]:
@@ -115,7 +117,7 @@ class House:
             return upstream.count(self.folder)
         topic = self.running.topics.referrals
         found = [
-            self.watermarks.get_watermark_offsets(TopicPartition(topic, p), timeout=CONTROL_S)
+            self.watermarks.get_watermark_offsets(TopicPartition(topic, p), timeout=ASKED_S)
             for p in range(PARTITIONS)
         ]
         return sum(high for _low, high in found)
@@ -139,44 +141,20 @@ class House:
 
     def answers(self, account: str, mode: str) -> None:
         """What an account's CRM does from now on."""
-        url = f"http://127.0.0.1:{self.running.crm.port}/_control"
-        request = urllib.request.Request(url, json.dumps({f"/{account}-crm": mode}).encode())
-        with urllib.request.urlopen(request, timeout=CONTROL_S) as answer:
-            assert answer.status == 200
+        self.running.crm.modes({f"/{account}-crm": mode})
 
 
 def _connections(running: Deployment, crm: int, sftp: int) -> None:
+    tries = {"timeout": REQUEST_TIMEOUT, "retry_seconds": PUSH_RETRIES}
     for account in ACCOUNTS:
-        text = f"account: {account}\nconnections:\n" + _http(crm, f"{account}-crm")
+        text = f"account: {account}\nconnections:\n"
+        text += http_connection(running.crm, f"{account}-crm", crm, **tries)
         if account in SFTP:
-            text += _sftp(running.sftp, sftp, f"{account}-sftp")
+            text += sftp_connection(running.sftp, f"{account}-sftp", sftp)
         if account in {HOLD, RESEND}:
             recipients = [f"a@{account}.example", f"b@{account}.example"]
             text += email_connection(f"{account}-mail", recipients, "hold" if account == HOLD else "resend")
         running.write(account, text)
-
-
-def _http(port: int, name: str) -> str:
-    return f"""  - name: {name}
-    kind: http
-    url: http://127.0.0.1:{port}/{name}
-    timeout: {REQUEST_TIMEOUT_S}
-    retry_seconds: {PUSH_RETRIES}
-    fields: [referral_id, email, first_name, {{name: sex, from: gender, values: {{M: Male}}}}]
-"""
-
-
-def _sftp(sftp: Receiver, port: int, name: str) -> str:
-    return f"""  - name: {name}
-    kind: sftp
-    host: 127.0.0.1
-    port: {port}
-    username: {SFTP_USER}
-    password: ${{env:SFTP_PASSWORD}}
-    host_keys: ["{sftp.words[1]}"]
-    schedule: {{cron: "0 8 1 1 *", zone: Australia/Sydney}}
-    fields: [referral_id, email, postal_code]
-"""
 
 
 def _links(running: Deployment) -> Iterator[LinkTo]:

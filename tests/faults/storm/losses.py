@@ -5,6 +5,7 @@ Before each, windows under way are let end: whether one that Redis forgot has le
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -127,7 +128,7 @@ def _rebuild(storm: Storm, *more: str) -> None:
     done = subprocess.run(
         (sys.executable, "-m", "console", "rebuild", "--yes", *more),
         cwd=ROOT,
-        env={**storm.environment, **storm.house.running.environment},
+        env={**os.environ, **storm.house.running.environment},
         capture_output=True,
         text=True,
         timeout=REBUILD_S,

@@ -53,16 +53,13 @@ class Figures:
         return not self.verdict.troubles
 
 
-def run(
-    folder: Path, seed: int, minutes: float, say: Callable[[str], None], rate: float = RATE, planted: str = ""
-) -> Figures:
+def run(folder: Path, seed: int, minutes: float, say: Callable[[str], None], rate: float = RATE) -> Figures:
     """Raises StartError where something cannot be started, AssertionError where it does not come to rest."""
     begun = datetime.now(UTC)
     with house(folder, brokers_here()) as running:
         brokers = running.kafka.numbers if running.kafka.durable else ()
         schedule = plan(seed, minutes, Scene(points_here(), sorted(running.links.ports), brokers))
         (folder / "schedule.json").write_text(json.dumps([fault.as_json() for fault in schedule], indent=1))
-        running.planted = planted
         running.launch_all()
         running.publish(seed, rate)
         storm = Storm(running, schedule, say)

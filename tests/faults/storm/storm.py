@@ -45,7 +45,6 @@ class Storm:
 
     def __init__(self, house: House, schedule: Sequence[Fault], say: Callable[[str], None]) -> None:
         self.house, self._schedule, self.say = house, schedule, say
-        self.environment = dict(os.environ)
         self.kills: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
         self.troubles: list[str] = []

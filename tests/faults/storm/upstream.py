@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from consumer.kafka_out import KafkaOut, NotAcknowledged, Out
 from consumer.topics import Topics
@@ -78,7 +78,7 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
-    out = KafkaOut(given["bootstrap"], {})
+    out, topic = KafkaOut(given["bootstrap"], {}), Topics(given["prefix"]).referrals
     chance = random.Random(given["seed"])
     later: deque[tuple[int, list[Out]]] = deque()
     print("ready", flush=True)
@@ -87,13 +87,13 @@ def main() -> None:
     _counted(folder).write_text("0")
     with written(folder).open("a") as book:
         while not stopping:
-            batch = _batch(given, number, book)
-            if twice := [record for record in batch if chance.random() < TWICE]:
+            records = batch(topic, given["accounts"], (given["seed"] << 32) + number, BATCH, book)
+            if twice := [record for record in records if chance.random() < TWICE]:
                 later.append((number + chance.randint(0, LATER), twice))
             while later and later[0][0] <= number:
-                batch += later.popleft()[1]
-            _publish(out, batch)
-            number, published = number + 1, published + len(batch)
+                records += later.popleft()[1]
+            _publish(out, records)
+            number, published = number + 1, published + len(records)
             _counted(folder).write_text(str(published))
             time.sleep(max(0.0, begun + number * BATCH / given["rate"] - time.monotonic()))
             # After a pause it goes on at its rate, and does not catch up.
@@ -104,16 +104,20 @@ def main() -> None:
         _counted(folder).write_text(str(published))
 
 
-def _batch(given: dict[str, Any], number: int, book: Any) -> list[Out]:
-    topic = Topics(given["prefix"]).referrals
-    events = list(
-        people.referrals((given["seed"] << 32) + number, BATCH, given["accounts"], datetime.now(UTC))
-    )
-    for event in events:
-        event["is_test"] = False
-        book.write(f"{event['account_id']} {event['referral_id']}\n")
+def batch(topic: str, accounts: Sequence[str], seed: int, number: int, book: TextIO) -> list[Out]:
+    """So many new referrals, written down in `book` before anybody publishes them."""
+    events = list(people.referrals(seed, number, accounts, datetime.now(UTC)))
+    book.writelines(f"{event['account_id']} {event['referral_id']}\n" for event in events)
     book.flush()
     return [Out(topic, event["referral_id"], referrals.encode(event)) for event in events]
+
+
+def one_more(folder: Path, topic: str, accounts: Sequence[str], seed: int, number: int) -> list[Out]:
+    """A batch that another publishes once upstream has ended; written down and counted as upstream's are."""
+    with written(folder).open("a") as book:
+        records = batch(topic, accounts, seed, number, book)
+    _counted(folder).write_text(str(count(folder) + number))
+    return records
 
 
 def _publish(out: KafkaOut, records: list[Out]) -> None:
