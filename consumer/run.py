@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from consumer import connection_sets, layout, log, manifests, metrics, receipts, registry
 from consumer import folder as folders
+from consumer.background import Background
 from consumer.kafka_out import KafkaOut, NotAcknowledged
 from consumer.keys import Keys, Role
 from consumer.layout import Layout
@@ -32,8 +33,6 @@ RELAY_S = 0.05
 BESIDE_S = 1.0
 #: Longest pause after a round of the relay that failed.
 RELAY_PAUSE_S = 30.0
-#: Threads end within this, or are left behind.
-JOIN_S = 5.0
 _STARTED = tokens.token_hex(4)
 
 
@@ -75,32 +74,6 @@ class Ground:
                 "`referrals init --from earliest|latest|TIME`"
             )
         return manifests.remember(self.settings.kafka, self.settings.kafka_config, self.topics)
-
-
-class Background:
-    """A thread that repeats something until the service stops; what ends it is told to the main loop."""
-
-    def __init__(
-        self, name: str, stopping: threading.Event, pause_s: float, work: Callable[[], bool]
-    ) -> None:
-        """`work` returns whether there was something to do: then it is called again at once."""
-        self.failure: str | None = None
-        self._stopping, self._pause_s, self._work = stopping, pause_s, work
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                if not self._work():
-                    self._stopping.wait(self._pause_s)
-        except Stop as stop:
-            self.failure = str(stop)
-        except Exception as error:  # noqa: BLE001 - a thread must not die unseen
-            self.failure = f"{threading.current_thread().name}: {type(error).__name__}: {error}"
-
-    def join(self) -> None:
-        self._thread.join(JOIN_S)
 
 
 def run(

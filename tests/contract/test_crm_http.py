@@ -16,7 +16,8 @@ from consumer.frozen import Frozen, thaw
 from consumer.http_client import HttpClient
 from consumer.secrets import Secrets
 from deploy.embedded.receivers import EffectLog, read_effects
-from deploy.embedded.receivers.crm import Crm, Http
+from deploy.embedded.receivers.crm import Crm
+from deploy.embedded.receivers.protocol import Http
 from schemas.connection import HttpConnection
 from schemas.delivery import Action, delivery_id
 from schemas.referral import CampaignType, EventType, Referral
@@ -315,7 +316,7 @@ def test_the_projects_receiver_takes_a_key_once(tmp_path):
 
     async def run():
         log = EffectLog(tmp_path / "effects.jsonl")
-        server = await asyncio.get_running_loop().create_server(lambda: Http(crm), "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(lambda: Http(crm.handle), "127.0.0.1", 0)
         crm = Crm(log)
         to = connection(
             f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/crm/referrals", record_id="id"

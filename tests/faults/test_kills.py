@@ -163,9 +163,7 @@ def judge_mail(running: Deployment, wanted: dict, receipts: list) -> None:
     log = running.smtp.folder / "effects.jsonl"
     for account in (HOLD, RESEND):
         windows = [r for r in receipts if r.connection == f"{account}-mail"]
-        uncertain = sum(
-            int((r.reason or "0").rsplit(" ", 1)[-1]) for r in windows if "unknown" in (r.reason or "")
-        )
+        uncertain = oracle.uncertain(windows)
         lost = duplicates = 0
         for recipient in (f"a@{account}.example", f"b@{account}.example"):
             verdict = oracle.mailed(log, recipient, wanted[account])

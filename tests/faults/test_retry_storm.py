@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from schemas.delivery import Outcome
+from tests.support.beside import repeating
 from tests.support.kafka import Kafka
 from tests.support.push_entry import Pushing, key_of, made, pushing
 
@@ -60,20 +60,13 @@ def test_workers_killed_in_a_retry_storm_lose_and_change_nothing(kafka: Kafka, t
 @contextmanager
 def going_on(push: Pushing, weather: Callable[[], dict[str, str]]) -> Iterator[None]:
     """The receiver does what `weather` says anew every moment, and the clock hurries."""
-    over = threading.Event()
 
     def blow() -> None:
-        while not over.wait(MOMENT_S):
-            push.modes(weather())
-            push.clock.jump(STRIDE_S)
+        push.modes(weather())
+        push.clock.jump(STRIDE_S)
 
-    thread = threading.Thread(target=blow, daemon=True)
-    thread.start()
-    try:
+    with repeating(blow, MOMENT_S):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def judge(push: Pushing, events: list) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from consumer.keys import Role
 from deploy.embedded.processes import Command, start
 from schemas.delivery import Outcome
 from tests.support import oracle
+from tests.support.beside import repeating
 from tests.support.deployment import (
     PARTITIONS,
     ROOT,
@@ -93,22 +93,16 @@ class Rolling:
 
     @contextmanager
     def load(self) -> Iterator[None]:
-        over, out = threading.Event(), KafkaOut(self.running.settings.kafka, {})
+        out = KafkaOut(self.running.settings.kafka, {})
 
         def publish() -> None:
-            while not over.wait(PAUSE_S):
-                events = [made(account) for account in self.published for _ in range(BATCH)]
-                self.running.publish(events, out)
-                for event in events:
-                    self.published[event["account_id"]].append(event["referral_id"])
+            events = [made(account) for account in self.published for _ in range(BATCH)]
+            self.running.publish(events, out)
+            for event in events:
+                self.published[event["account_id"]].append(event["referral_id"])
 
-        thread = threading.Thread(target=publish, daemon=True)
-        thread.start()
-        try:
+        with repeating(publish, PAUSE_S):
             yield
-        finally:
-            over.set()
-            thread.join()
 
 
 @pytest.mark.case(30)

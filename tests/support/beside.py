@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,24 @@ def beside(work: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         future.result(WITHIN)
+
+
+@contextmanager
+def repeating(work: Callable[[], object], every_s: float) -> Iterator[None]:
+    """Have it done again and again, so many seconds apart, until the block ends."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(every_s):
+            work()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

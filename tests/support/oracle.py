@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 from console.reconcile.books import compare
 from deploy.embedded.receivers import read_effects
+from schemas.receipt import Receipt
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ def mails(log: Path, recipient: str) -> list[tuple[str, list[str]]]:
             ids = [i for file in effect["files"] for i in _ids(_stored(log, file))]
             found.append((effect["message_id"], ids))
     return found
+
+
+def uncertain(windows: Iterable[Receipt]) -> int:
+    """Mails of these windows whose end was told as unknown."""
+    found = (re.search(r"unknown outcome: (\d+)", window.reason or "") for window in windows)
+    return sum(int(one[1]) for one in found if one)
 
 
 def mailed(log: Path, recipient: str, wanted: Iterable[str]) -> Verdict:

@@ -5,6 +5,8 @@ A service's side decides by which links it reaches the others; upstream and whoe
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import redis
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from console.begin import begin
+from consumer.keys import Role
 from consumer.log import silent
 from deploy.embedded.processes import Child, start
 from tests.faults.storm import cluster, upstream
@@ -55,7 +58,7 @@ LEADERS_S, LOOK_S = 60.0, 0.5
 @dataclass
 class House:
     """`running` is the way around all links. `services` are the newest lives; those `armed` will die at a crash
-    point.
+    point. `waiting`: upstream is made to.
     """
 
     folder: Path
@@ -67,6 +70,7 @@ class House:
     lives: Counter[str] = field(default_factory=Counter)
     armed: set[str] = field(default_factory=set)
     publisher: Child | None = None
+    waiting: bool = False
 
     def launch(self, name: str, point: str = "", occurrence: int = 1) -> None:
         """Start a service, which dies at the n-th occurrence of `point` if one is given."""
@@ -100,6 +104,19 @@ class House:
         self.publisher = start(
             upstream.command(self.folder, settings.kafka, settings.prefix, ACCOUNTS, seed, rate)
         )
+
+    def hold_upstream(self, *, waits: bool) -> None:
+        if waits != self.waiting and self.publisher is not None:
+            os.kill(self.publisher.pid, signal.SIGSTOP if waits else signal.SIGCONT)
+            self.waiting = waits
+
+    def windows_at_once(self) -> None:
+        """Those that failed are tried again now, not in minutes. Raises RedisError."""
+        keys = self.running.keys(Role.BATCH)
+        with self.client() as client:
+            for name in FILES:
+                if client.hget(keys.window(name), "retry_at"):
+                    client.hset(keys.window(name), "retry_at", 0)
 
     def silence(self) -> None:
         """Upstream ends; what it had under way reaches Kafka."""

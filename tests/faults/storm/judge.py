@@ -86,8 +86,7 @@ def _mails(
     log = house.running.smtp.folder / "effects.jsonl"
     for account in (HOLD, RESEND):
         windows = [receipt for receipt in receipts if receipt.connection == f"{account}-mail"]
-        unknown = [one for one in windows if "unknown" in (one.reason or "")]
-        uncertain = sum(int((one.reason or "0").rsplit(" ", 1)[-1]) for one in unknown)
+        uncertain = oracle.uncertain(windows)
         for recipient in (f"a@{account}.example", f"b@{account}.example"):
             mails = oracle.mails(log, recipient)
             arrived = {name[1:].split("@")[0].rsplit(".", 1)[0] for name, _ in mails}

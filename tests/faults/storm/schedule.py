@@ -64,6 +64,11 @@ class Fault:
     detail: str = ""
     number: int = 0
 
+    def __str__(self) -> str:
+        """One line for a person."""
+        number, seconds = str(self.number or ""), f"{self.seconds:.1f} s" if self.seconds else ""
+        return " ".join(word for word in (self.kind, self.target, self.detail, number, seconds) if word)
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import redis
 from confluent_kafka import KafkaException
 
 from consumer.keys import Role
 from consumer.store import StoreRefused, StoreUnavailable
-from tests.faults.storm import losses, redis_faults
+from tests.faults.storm import losses, redis_faults, surroundings
 from tests.faults.storm.house import FILES, FLAKY, MAX_IN_FLIGHT, House
 from tests.faults.storm.schedule import PUSH, SERVICES, Fault, Kind, disturbed
 from tests.faults.storm.signs import Signs
@@ -55,7 +53,6 @@ class Storm:
         self._frozen: set[str] = set()
         self._ended: dict[str, float] = {}
         self._asked = self._looked = 0.0
-        self._waiting_upstream = False
         self._asking = True
         self._holding = True
         self.begun = 0.0
@@ -65,7 +62,7 @@ class Storm:
         self.begun = time.monotonic()
         for number, fault in enumerate(self._schedule, start=1):
             self._until(fault.at)
-            self.say(f"{fault.at:7.1f} s  {number}/{len(self._schedule)}  {shown(fault)}")
+            self.say(f"{fault.at:7.1f} s  {number}/{len(self._schedule)}  {fault}")
             self._do(fault)
         while self._later:
             self._until(self._later[0][0])
@@ -76,7 +73,7 @@ class Storm:
         self.house.links.heal("*")
         self.house.answers(FLAKY, "ok")
         self._holding = False
-        self._upstream(waits=False)
+        self.house.hold_upstream(waits=False)
         for name in list(self._frozen):
             self.thaw(name)
         self.supervise()
@@ -106,6 +103,8 @@ class Storm:
                 continue
             self._ended[name] = time.monotonic()
             self._note_end(name, code)
+            if self.house.services[name] is not service:
+                continue  # all were started again with it
             if name in SERVICES:
                 self.house.launch(name)
             else:
@@ -165,16 +164,9 @@ class Storm:
                 self.troubles.append("windows did not end")
                 break
             self.go_on(1.0)
-            self._at_once()
+            with suppress(redis.RedisError):
+                self.house.windows_at_once()
         self._asking = True
-
-    def _at_once(self) -> None:
-        """A window that failed is tried again now, not in minutes."""
-        keys = self.house.running.keys(Role.BATCH)
-        with suppress(redis.RedisError), self.house.client() as client:
-            for name in FILES:
-                if client.hget(keys.window(name), "retry_at"):
-                    client.hset(keys.window(name), "retry_at", 0)
 
     def _beside(self) -> None:
         """What operators and their monitoring do all the time."""
@@ -199,14 +191,9 @@ class Storm:
             return
         behind = self.house.records() - taken
         if behind > BEHIND:
-            self._upstream(waits=True)
+            self.house.hold_upstream(waits=True)
         elif behind < CAUGHT_UP:
-            self._upstream(waits=False)
-
-    def _upstream(self, *, waits: bool) -> None:
-        if waits != self._waiting_upstream and self.house.publisher is not None:
-            os.kill(self.house.publisher.pid, signal.SIGSTOP if waits else signal.SIGCONT)
-            self._waiting_upstream = waits
+            self.house.hold_upstream(waits=False)
 
     def _do(self, fault: Fault) -> None:
         self.done[fault.kind] += 1
@@ -216,26 +203,14 @@ class Storm:
             case Kind.KILL:
                 self._kill(fault.target)
             case Kind.CRASH:
-                self._kill(fault.target)
-                house.services[fault.target].wait(LEAVE_S)
-                self._note_end(fault.target, -signal.SIGKILL)
-                house.launch(fault.target, fault.detail, fault.number)
+                self._crash(fault)
             case Kind.FREEZE:
                 self._freeze(fault.target, fault.seconds)
             case Kind.JOIN:
                 house.launch(f"{fault.target}-c")
                 self.later(fault.seconds, lambda: self._leave(f"{fault.target}-c"))
-            case Kind.BROKER:
-                house.kafka.kill(fault.number)
-                self.kills["kafka"] += 1
-                self.later(fault.seconds, lambda: house.kafka.launch(fault.number))
-            case Kind.LINK:
-                self._link(fault)
-            case Kind.RECEIVER:
-                self._receiver(fault)
-            case Kind.ANSWERS:
-                house.answers(FLAKY, fault.detail)
-                self.later(fault.seconds, lambda: house.answers(FLAKY, "ok"))
+            case Kind.BROKER | Kind.LINK | Kind.RECEIVER | Kind.ANSWERS:
+                surroundings.do(self, fault)
             case Kind.EMPTIED:
                 losses.emptied(self)
             case Kind.OLDER:
@@ -247,6 +222,14 @@ class Storm:
         """Who came for a while goes, unless it has ended by then."""
         if name in self.house.services:
             self.house.services[name].send(signal.SIGTERM)
+
+    def _crash(self, fault: Fault) -> None:
+        """Killed now, and to die once more where the fault says. Who had ended before is no kill."""
+        service = self.house.services[fault.target]
+        self._kill(fault.target)
+        self._note_end(fault.target, service.wait(LEAVE_S))
+        if self.house.services[fault.target] is service:
+            self.house.launch(fault.target, fault.detail, fault.number)
 
     def _kill(self, name: str) -> None:
         self.house.services[name].send(signal.SIGKILL)
@@ -261,31 +244,3 @@ class Storm:
         if name in self._frozen:
             self._frozen.remove(name)
             self.house.services[name].send(signal.SIGCONT)
-
-    def _link(self, fault: Fault) -> None:
-        numbers: dict[str, dict[str, Any]] = {
-            "drop_reply": {"n": fault.number},
-            "cut_after": {"n": fault.number},
-            "throttle": {"rate": fault.number},
-            "delay": {"delay": 0.2},
-        }
-        given = dict(numbers.get(fault.detail, {}))
-        if fault.seconds:
-            given["seconds"] = fault.seconds
-        self.house.links.order(fault.target, fault.detail, **given)
-
-    def _receiver(self, fault: Fault) -> None:
-        receiver = getattr(self.house.running, fault.target)
-        if fault.detail == "freeze":
-            receiver.freeze()
-            self.later(fault.seconds, receiver.thaw)
-        else:
-            receiver.kill()
-            self.kills[fault.target] += 1
-            receiver.restart()
-
-
-def shown(fault: Fault) -> str:
-    """One line for a person."""
-    more = [fault.detail, str(fault.number or ""), f"{fault.seconds:.1f} s" if fault.seconds else ""]
-    return " ".join([fault.kind, fault.target, *(word for word in more if word)])
