@@ -15,7 +15,7 @@ from consumer.kafka_out import KafkaOut, Out
 from consumer.reading import read_all
 from consumer.stream import Record, Stream, StreamFailed, Witness
 from consumer.topics import Admin
-from tests.support.kafka import Kafka, Kind, start_kafka
+from tests.support.kafka import Kafka, Kind, delete_records, needs, start_kafka, supports
 
 #: A group's first join takes a session on the embedded broker, and a look or two on Apache Kafka.
 WITHIN_S = 30.0
@@ -109,19 +109,6 @@ def out(kafka: Kafka) -> KafkaOut:
 @pytest.fixture
 def topic(kafka: Kafka, out: KafkaOut, topic_prefix: str) -> str:
     return fill(kafka, out, topic_prefix)
-
-
-def supports(kafka: Kafka, protocol: str) -> None:
-    if protocol == "consumer" and kafka.kind is Kind.EMBEDDED:
-        pytest.skip("the embedded broker knows the classic protocol only")
-
-
-def truncate(kafka: Kafka, topic: str, partition: int, before: int) -> None:
-    """Delete the records of a partition below an offset."""
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
-    futures = admin.delete_records([TopicPartition(topic, partition, before)])
-    for future in futures.values():
-        future.result(timeout=WITHIN_S)
 
 
 # Where it starts.
@@ -237,8 +224,9 @@ def test_an_exception_while_giving_back_ends_it_too(kafka: Kafka, topic_prefix: 
 def test_an_offset_that_is_not_in_the_log(
     kafka: Kafka, topic_prefix: str, topic: str, start: int, deleted: int
 ) -> None:
+    needs(kafka, "range")
     if deleted:
-        truncate(kafka, topic, 0, deleted)
+        delete_records(kafka, topic, {0: deleted})
     with joined(kafka, topic_prefix, dict.fromkeys(range(PARTITIONS), start)) as member:
         with pytest.raises(StreamFailed, match=f"of {topic} is not in Kafka's log any more") as raised:
             eventually(lambda: False, member)
@@ -372,9 +360,9 @@ def test_an_empty_topic_and_one_whose_records_are_gone(kafka: Kafka, topic_prefi
     empty = f"{topic_prefix}empty"
     Admin(kafka.bootstrap, {}).create(empty, 2, {}, 1)
     assert list(read_all(kafka.bootstrap, {}, empty)) == []
-    truncate(kafka, topic, 0, 5)
+    delete_records(kafka, topic, {0: 5})
     assert [r.offset for r in read_all(kafka.bootstrap, {}, topic) if r.partition == 0][0] == 5
-    truncate(kafka, topic, 0, -1)
+    delete_records(kafka, topic, {0: -1})
     assert [r for r in read_all(kafka.bootstrap, {}, topic) if r.partition == 0] == []
 
 

@@ -21,7 +21,7 @@ from consumer.topics import Admin, Topics
 from deploy.embedded import valkey as embedded
 from schemas.delivery import Outcome
 from schemas.receipt import Receipt, Subject, decode
-from tests.support.kafka import Kafka
+from tests.support.kafka import Kafka, needs
 from tests.support.proxy import proxy
 from tests.support.rows import write_layout
 from tests.support.valkey import Valkey
@@ -167,7 +167,8 @@ def test_a_bounded_number_at_a_time_oldest_first(outbox: Outbox) -> None:
     assert outbox.base() == RELAY + 2
 
 
-def test_what_kafka_did_not_acknowledge_stays(outbox: Outbox) -> None:
+def test_what_kafka_did_not_acknowledge_stays(kafka: Kafka, outbox: Outbox) -> None:
+    needs(kafka, "size")
     entries = [entry(RECEIPT), entry_with_dead_letter(REJECTED, Random(1).randbytes(10 * SMALL))]
     outbox.put(*entries)
     for _ in range(2):

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from console import connections
 from consumer import parked
@@ -34,7 +33,7 @@ from schemas.delivery import Outcome, delivery_id
 from schemas.receipt import Receipt, Subject
 from tests.support.batch import until
 from tests.support.deployment import PARTITIONS
-from tests.support.kafka import Kafka, Kind
+from tests.support.kafka import Kafka, delete_records, needs
 from tests.support.push_entry import Pushing, made, pushing
 from tests.support.rows import write_layout
 from tests.support.valkey import Valkey
@@ -130,8 +129,7 @@ def test_a_defect_met_by_one_parked_referral_is_its_dead_letter(
 
 
 def test_records_are_read_again_by_their_offsets(kafka: Kafka, topic_prefix: str) -> None:
-    if kafka.kind is Kind.EMBEDDED:
-        pytest.skip("the embedded broker has no transactions: offsets without a record are made with one")
+    needs(kafka, "transactions")
     topic = f"{topic_prefix}again"
     Admin(kafka.bootstrap, {}).create(topic, 2, {}, 1)
     config = {"bootstrap.servers": kafka.bootstrap, "transactional.id": topic}
@@ -168,7 +166,7 @@ def test_records_are_read_again_by_their_offsets(kafka: Kafka, topic_prefix: str
         assert read(0, 2, size=1) == [b"2"]
         with pytest.raises(StreamFailed, match="cut off"):
             read(0, 10**6)
-        delete(kafka.bootstrap, topic, {0: 3})
+        delete_records(kafka, topic, {0: 3})
         assert read(0, 0, 2, 3) == [None, None, b"3"]
     finally:
         reader.close()
@@ -394,14 +392,8 @@ def test_repeats_and_withdrawn_referrals_are_not_brought_back(outage: Outage) ->
 ERASED = range(70, 74)
 
 
-def delete(bootstrap: str, topic: str, before: Mapping[int, int]) -> None:
-    """Records of a partition below an offset."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    for future in admin.delete_records([TopicPartition(topic, p, at) for p, at in before.items()]).values():
-        future.result(timeout=20)
-
-
 def test_what_nears_the_start_of_the_log_is_kept_as_dead_letters(kafka: Kafka, tmp_path: Any) -> None:
+    needs(kafka, "deletion")
     with pushing(tmp_path, kafka.bootstrap, REFERRALS_LANE_DELIVERIES="5") as push:
         push.connect("late")
         push.running.init()
@@ -421,7 +413,7 @@ def test_what_nears_the_start_of_the_log_is_kept_as_dead_letters(kafka: Kafka, t
         # One partition's log is cut off further than it should be.
         place = {key: (p, at[0]) for (key, p), at in offsets(push).items()}
         cut = sorted(at for p, at in place.values() if p == 0)
-        delete(kafka.bootstrap, push.running.topics.referrals, {0: cut[7]})
+        delete_records(kafka, push.running.topics.referrals, {0: cut[7]})
         push.clock.jump(NEAR)
         push.start("push")
         push.wait(lambda: parked_of(push, "late") == 0, "nothing is parked any more")

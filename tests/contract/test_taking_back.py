@@ -19,7 +19,7 @@ from deploy.embedded.receivers import read_effects
 from schemas.delivery import Action, Outcome, delivery_id
 from schemas.receipt import Receipt
 from tests.support.deployment import PARTITIONS, Deployment, deployment, http_connection, wait_until
-from tests.support.kafka import Kafka
+from tests.support.kafka import Kafka, needs
 from tests.support.referral_events import event
 
 WITHIN = 30.0
@@ -223,8 +223,11 @@ def test_a_restart_between_delivery_and_removal(bench: Bench) -> None:
     assert sorted(logged) == sorted(removal_of("restarted", i) for i in both)
 
 
-def test_one_under_way_as_the_worker_was_killed_is_taken_back_when_it_is_withdrawn(bench: Bench) -> None:
+def test_one_under_way_as_the_worker_was_killed_is_taken_back_when_it_is_withdrawn(
+    kafka: Kafka, bench: Bench
+) -> None:
     """Nobody knows what came of its attempt: that counts as made. What came later was never tried."""
+    needs(kafka, "join")
     bench.mode("/crashed-crm", "slow:15000")
     bench.mode("/crashed-crm/people", "ok")
     [referral_id], [after] = new(1), new(1)

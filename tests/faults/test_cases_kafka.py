@@ -12,7 +12,7 @@ import uuid
 from collections import Counter
 
 import pytest
-from confluent_kafka import OFFSET_END, TopicPartition
+from confluent_kafka import OFFSET_END
 from confluent_kafka.admin import AdminClient
 
 from consumer import stream
@@ -21,10 +21,10 @@ from consumer.stream import StreamFailed
 from consumer.topics import Admin
 from tests.support.deployment import SERVICES
 from tests.support.figures import PROGRESS, figure, quiet, watched
-from tests.support.kafka import Kafka
+from tests.support.kafka import Kafka, delete_records, needs, supports
 from tests.support.proxy import proxy
 from tests.support.services import Services, halted, refused, scraped
-from tests.support.sides import WITHIN, Join, Place, Side, drive, quick_group, run, supports
+from tests.support.sides import WITHIN, Join, Place, Side, drive, quick_group, run
 from tests.support.valkey import Valkey
 
 FENCED = 'referral_fenced_total{reason="epoch"}'
@@ -227,8 +227,9 @@ def test_who_does_not_poll_in_time_loses_its_partitions_and_commits_nothing(
 
 @pytest.mark.case(8)
 def test_records_deleted_before_they_were_read_stop_the_services(
-    place: Place, services: Services, join: Join
+    kafka: Kafka, place: Place, services: Services, join: Join
 ) -> None:
+    needs(kafka, "deletion")
     for role in Role:
         side = join(place, role)
         place.publish(6 if role is Role.PUSH else 0)
@@ -237,10 +238,7 @@ def test_records_deleted_before_they_were_read_stop_the_services(
         side.close()
     place.publish(40)
     topic = place.topics.referrals
-    ends = [TopicPartition(topic, p, OFFSET_END) for p in range(place.partitions)]
-    admin = AdminClient({"bootstrap.servers": place.kafka})
-    for future in admin.delete_records(ends).values():
-        future.result(timeout=WITHIN)
+    delete_records(kafka, topic, dict.fromkeys(range(place.partitions), OFFSET_END))
     line = f"^the offset stored for a partition of {topic} is not in Kafka's log any more"
     for child in [services.start(place, role.service) for role in Role]:
         halted(child, line)
@@ -256,7 +254,8 @@ def test_records_deleted_before_they_were_read_stop_the_services(
 
 
 @pytest.mark.case(9)
-def test_a_topic_made_anew_stops_the_services(place: Place, services: Services) -> None:
+def test_a_topic_made_anew_stops_the_services(kafka: Kafka, place: Place, services: Services) -> None:
+    needs(kafka, "anew")
     children = [services.start(place, name) for name in SERVICES]
     place.publish(6)
     for role in Role:

@@ -18,11 +18,11 @@ _BESIDE = ThreadPoolExecutor(1, thread_name_prefix="beside")
 
 
 @contextmanager
-def beside(work: Callable[[], object]) -> Iterator[None]:
-    """Have it done while this thread is kept waiting by a server in trouble."""
+def beside(work: Callable[[], object]) -> Iterator[Callable[[], bool]]:
+    """Have it done while this thread is kept waiting by a server in trouble; says whether it is done."""
     future = _BESIDE.submit(work)
     try:
-        yield
+        yield future.done
     finally:
         future.result(WITHIN)
 

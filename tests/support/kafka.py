@@ -17,12 +17,14 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from deploy.embedded import broker
 from deploy.embedded.processes import POLL_SECONDS, READY_WITHIN, Child, Command, StartError, free_port, start
@@ -31,6 +33,7 @@ from tests.support.apache_kafka import JARS, JAVA, PROPERTIES, VERSION, serves
 
 #: An engine that takes longer to say that it is there is not one to run tests on.
 DOCKER_SECONDS = 20
+DELETE_SECONDS = 20
 
 
 class Kind(StrEnum):
@@ -43,6 +46,18 @@ NAMES = {
     Kind.DOCKER: f"Apache Kafka {VERSION} (container)",
     Kind.JAVA: f"Apache Kafka {VERSION} (java)",
     Kind.EMBEDDED: "embedded broker (Tansu)",
+}
+
+
+#: What the embedded broker cannot do, and so cannot show.
+LACKS = {
+    "consumer": "the embedded broker knows the classic protocol only",
+    "transactions": "the embedded broker has no transactions: offsets without a record are made with one",
+    "deletion": "the embedded broker deletes no records",
+    "range": "the embedded broker does not refuse an offset outside its log",
+    "size": "the embedded broker takes records of any size",
+    "anew": "a client does not outlive a topic that the embedded broker makes anew",
+    "join": "a first join at the embedded broker takes longer than what a killed worker leaves is left alone",
 }
 
 
@@ -87,6 +102,27 @@ def choice() -> tuple[Kind, str]:
 def describe() -> str:
     kind, reason = choice()
     return f"{NAMES[kind]}: {reason}" if reason else NAMES[kind]
+
+
+def needs(kafka: Kafka, what: str) -> None:
+    """Skip a test that the run's broker cannot carry, and say why."""
+    if kafka.kind is Kind.EMBEDDED:
+        pytest.skip(LACKS[what])
+
+
+def supports(kafka: Kafka, protocol: str) -> None:
+    """The same for a group protocol, as librdkafka names them."""
+    if protocol == "consumer":
+        needs(kafka, protocol)
+
+
+def delete_records(kafka: Kafka, topic: str, before: Mapping[int, int]) -> None:
+    """Those below an offset, by partition; skips the test where the broker cannot."""
+    needs(kafka, "deletion")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    wanted = [TopicPartition(topic, partition, offset) for partition, offset in before.items()]
+    for future in admin.delete_records(wanted).values():
+        future.result(timeout=DELETE_SECONDS)
 
 
 def start_kafka(folder: Path, kind: Kind | None = None) -> Kafka:

@@ -37,7 +37,7 @@ from consumer.worker import Worker
 from schemas import referral
 from schemas.connection import ConnectionSet
 from tests.support import oracle
-from tests.support.kafka import Kafka, Kind
+from tests.support.kafka import Kafka
 from tests.support.peers import LOCAL
 from tests.support.receivers import Receiver, receiver
 from tests.support.referral_events import event
@@ -285,11 +285,6 @@ def join() -> Iterator[Join]:
             return side
 
         yield joined
-
-
-def supports(kafka: Kafka, protocol: str) -> None:
-    if protocol == "consumer" and kafka.kind is Kind.EMBEDDED:
-        pytest.skip("the embedded broker knows the classic protocol only")
 
 
 def quick_group(kafka: str, group: str, session_ms: int = 2_000) -> None:
