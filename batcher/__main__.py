@@ -45,7 +45,9 @@ def flush() -> None:
         ground = Ground(settings, Role.BATCH)
         ground.require_barrier()
         known = Windows(ground.store, ground.keys)
-        require_windows(ground.remembered, known.states(list(ground.remembered.windows)))
+        names = list(ground.remembered.windows)
+        states = patiently(process.stopping.is_set, lambda: known.states(names))
+        require_windows(ground.remembered, states)
         adopt_files(ground)
         by_id = registry.waiting(settings.schema_registry, process.stopping.wait)
 

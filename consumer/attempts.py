@@ -15,7 +15,6 @@ from consumer.crm.answers import Answer, Retry
 from consumer.crm.port import Sending
 from consumer.ending import Decision, Ended, Hold, Later, Stand, ended, health, label, too_late
 from consumer.exchange import Exchanged, Request
-from consumer.frozen import Frozen, thaw
 from consumer.lane import Delivery
 from consumer.lanes import Lanes
 from consumer.limits import meter
@@ -58,16 +57,17 @@ class Attempts:
     async def attempt(self, deliveries: Sequence[Delivery]) -> None:
         """Send what the lanes started, in one request."""
         connection = self._connections.get(deliveries[0].connection)
-        pairs = [(delivery, thaw(delivery.raw)) for delivery in deliveries]
         began = self._clock()
-        holds: list[Hold | None] = [None] * len(pairs)
+        holds: list[tuple[Delivery, Hold]] = []
+        ready = deliveries
         if connection is not None:
-            holds = [too_late(one, connection, delivery.tries, began) for delivery, one in pairs]
-        ready = [pair for pair, hold in zip(pairs, holds, strict=True) if hold is None]
-        rows = tuple(one for _, one in ready)
+            late = [too_late(one.frozen, connection, one.tries, began) for one in deliveries]
+            holds = [(one, hold) for one, hold in zip(deliveries, late, strict=True) if hold]
+            ready = [one for one, hold in zip(deliveries, late, strict=True) if not hold]
+        rows = tuple(one.frozen for one in ready)
         found: Answer | Sequence[Answer] | None = None
         if connection is not None and rows:
-            found = await self._answer(connection, Sending(key(rows), rows[0].action, rows), ready[0][0])
+            found = await self._answer(connection, Sending(key(rows), rows[0].action, rows), ready[0])
         self._lanes.landed(deliveries)
         now, jitter = self._clock(), random.random()  # noqa: S311 - jitter
         if connection is None or found is None:
@@ -75,15 +75,14 @@ class Attempts:
             self._untried(ready, now)
         else:
             self._quiet(connection, found, now)
-            told = verdicts(connection, rows, [one.tries for one, _ in ready], found, now, jitter)
-            for (delivery, one), verdict in zip(ready, told, strict=True):
+            told = verdicts(connection, rows, [one.tries for one in ready], found, now, jitter)
+            for delivery, verdict in zip(ready, told, strict=True):
                 if verdict.answer is not None:
-                    self._tell(delivery, one, verdict.answer)
+                    self._tell(delivery, verdict.answer)
                 delivery.tries = verdict.tries
-                self._obey(delivery, one, verdict.decision, now)
-        for (delivery, one), hold in zip(pairs, holds, strict=True):
-            if hold is not None:
-                self._obey(delivery, one, hold, now)
+                self._obey(delivery, verdict.decision, now)
+        for delivery, hold in holds:
+            self._obey(delivery, hold, now)
 
     def tell_put_off(self) -> None:
         """Those that wait for an earlier delivery of their referral."""
@@ -94,19 +93,20 @@ class Attempts:
                 )
             )
 
-    def withdraw(self, delivery: Delivery, frozen: Frozen, now: float, *, perhaps_made: bool = False) -> None:
+    def withdraw(self, delivery: Delivery, now: float, *, perhaps_made: bool = False) -> None:
         """A removal ended it; Redis is told next. `perhaps_made`: an attempt of another owner is unaccounted
         for.
         """
-        end = ended(frozen, delivery.connection, Outcome.WITHDRAWN, delivery.tries.attempts, now)
-        self._fact(delivery, frozen, end, now, removed=True, perhaps_made=perhaps_made)
+        attempts = delivery.tries.attempts
+        end = ended(delivery.frozen, delivery.connection, Outcome.WITHDRAWN, attempts, now)
+        self._fact(delivery, end, now, removed=True, perhaps_made=perhaps_made)
 
-    def _untried(self, pairs: Sequence[tuple[Delivery, Frozen]], now: float) -> None:
+    def _untried(self, deliveries: Sequence[Delivery], now: float) -> None:
         """They wait as before, but for those removed meanwhile."""
-        for delivery, frozen in pairs:
+        for delivery in deliveries:
             if delivery.removed:
                 self._lanes.ended(delivery)
-                self.withdraw(delivery, frozen, now)
+                self.withdraw(delivery, now)
             else:
                 self._lanes.back(delivery)
 
@@ -135,8 +135,8 @@ class Attempts:
             )
         return found
 
-    def _tell(self, delivery: Delivery, frozen: Frozen, answer: Answer) -> None:
-        what = label(answer)
+    def _tell(self, delivery: Delivery, answer: Answer) -> None:
+        what, frozen = label(answer), delivery.frozen
         metrics.ATTEMPTS.labels(what).inc()
         if what == "unknown":
             metrics.AMBIGUOUS.labels("crm").inc()
@@ -154,22 +154,22 @@ class Attempts:
             reason=getattr(answer, "reason", None),
         )
 
-    def _obey(self, delivery: Delivery, frozen: Frozen, decision: Decision, now: float) -> None:
+    def _obey(self, delivery: Delivery, decision: Decision, now: float) -> None:
         match decision:
             case Later() | Hold() | Stand() if delivery.removed:
                 self._lanes.ended(delivery)
-                self.withdraw(delivery, frozen, now)
+                self.withdraw(delivery, now)
             case Ended(outcome):
                 self._lanes.ended(delivery)
-                self._fact(delivery, frozen, decision, now, removed=delivery.removed)
+                self._fact(delivery, decision, now, removed=delivery.removed)
                 if outcome is Outcome.DELIVERED:
-                    metrics.LATENCY.observe(max(0.0, now - frozen.produced_at_us / 1e6))
+                    metrics.LATENCY.observe(max(0.0, now - delivery.frozen.produced_at_us / 1e6))
             case Later(due, _, tries):
                 if self._lanes.again(delivery, due, tries):
-                    self._reschedule(delivery, due, tries, frozen)
+                    self._reschedule(delivery, due, tries)
             case Hold(tries, entry):
                 if self._lanes.held(delivery):
-                    self._reschedule(delivery, None, tries, frozen, entry)
+                    self._reschedule(delivery, None, tries, entry)
                     metrics.UNCERTAIN.inc()
             case Stand(reason):
                 self._stand(delivery.connection, reason)
@@ -193,22 +193,20 @@ class Attempts:
         if all(name != connection for name, _ in self.pauses.copy()):
             self.pauses.append((connection, reason))
 
-    def _reschedule(
-        self, delivery: Delivery, due: float | None, tries: Tries, frozen: Frozen, entry: bytes = b""
-    ) -> None:
-        item = Reschedule(delivery.connection, delivery.offset, due, tries, frozen.referral_id, entry)
+    def _reschedule(self, delivery: Delivery, due: float | None, tries: Tries, entry: bytes = b"") -> None:
+        item = Reschedule(delivery.connection, delivery.offset, due, tries, delivery.referral_id, entry)
         self._outgoing(delivery.partition).later.append(item)
 
     def _fact(
         self,
         delivery: Delivery,
-        frozen: Frozen,
         end: Ended,
         now: float,
         *,
         removed: bool,
         perhaps_made: bool = False,
     ) -> None:
+        frozen = delivery.frozen
         reached = end.outcome in {Outcome.DELIVERED, Outcome.DUPLICATE_AT_DESTINATION}
         # What may have been applied counts as made.
         made = reached or perhaps_made or bool(delivery.tries.unknown_since)

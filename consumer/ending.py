@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import assert_never
 
 from consumer import receipts
@@ -141,12 +141,17 @@ def ended(
     acknowledged: Acknowledged | None = None,
 ) -> Ended:
     """The receipt of a delivery's end; what ended undelivered is kept as a dead letter as well."""
-    receipt = replace(
-        receipt_of(frozen, connection, frozen.delivery_id, outcome, attempts, now),
-        reason=reason,
-        status=status,
-        acknowledged=acknowledged,
+    receipt = receipt_of(
+        frozen,
+        connection,
+        frozen.delivery_id,
+        outcome,
+        attempts,
+        now,
+        reason,
+        status,
         record_id=record_id,
+        acknowledged=acknowledged,
     )
     if outcome in {Outcome.REJECTED, Outcome.EXHAUSTED}:
         return Ended(outcome, receipts.entry_with_dead_letter(receipt, frozen.body))
@@ -156,14 +161,23 @@ def ended(
 def _uncertain(frozen: Frozen, connection: str, tries: Tries, now: float, reason: str) -> Receipt:
     """An open state, told under a key of its own: the end of the delivery has the delivery's."""
     subject_id = f"{frozen.delivery_id}:uncertain"
-    receipt = receipt_of(frozen, connection, subject_id, Outcome.UNCERTAIN, tries.attempts, now)
-    return replace(receipt, reason=reason)
+    return receipt_of(frozen, connection, subject_id, Outcome.UNCERTAIN, tries.attempts, now, reason)
 
 
 def receipt_of(
-    frozen: Frozen, connection: str, subject_id: str, outcome: Outcome, attempts: int, now: float
+    frozen: Frozen,
+    connection: str,
+    subject_id: str,
+    outcome: Outcome,
+    attempts: int,
+    now: float,
+    reason: str | None = None,
+    status: int | None = None,
+    *,
+    record_id: str | None = None,
+    acknowledged: Acknowledged | None = None,
 ) -> Receipt:
-    """What every receipt of a delivery says."""
+    """The receipt of a delivery's end, or of a state it is in."""
     return Receipt(
         subject=Subject.DELIVERY,
         subject_id=subject_id,
@@ -178,6 +192,10 @@ def receipt_of(
         digest=hashlib.sha256(frozen.body).hexdigest(),
         attempts=attempts,
         action=frozen.action,
+        reason=reason,
+        status=status,
+        record_id=record_id,
+        acknowledged=acknowledged,
     )
 
 

@@ -117,16 +117,16 @@ def _prepare(peer: Peer, request: Request) -> StreamRequest:
 
 async def _exchange(prepared: StreamRequest, limit_s: float) -> Exchanged | None:
     """None: a head came and was lost, as its body failed while reading ahead."""
-    response: Response | None = None
+    head: tuple[int, dict[str, str]] | None = None
+    body, whole = b"", False
     try:
         async with prepared as answer:
-            headers = _headers(answer)
-            response = Response(answer.status, headers, b"", read_fully=False)
-            body, whole = await _body(answer, headers.get("content-length", ""))
-            response = Response(answer.status, headers, body, whole)
+            head = answer.status, _headers(answer)
+            body, whole = await _body(answer, head[1].get("content-length", ""))
     except PyreqwestError as error:
-        return response or _failure(error, limit_s)
-    return response
+        if head is None:
+            return _failure(error, limit_s)
+    return Response(*head, body, whole)
 
 
 def _headers(answer: Answer) -> dict[str, str]:

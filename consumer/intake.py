@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from consumer.frozen import Frozen
 from consumer.keys import Keys
 from consumer.store import Argument, Call, Reply, Script, text
 
@@ -46,11 +47,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LaneTarget:
-    """A delivery for a push lane: the frozen bytes, due at once."""
+    """A delivery for a push lane: the frozen bytes, due at once. `frozen`: what they hold, if at hand."""
 
     connection: str
     body: bytes
     due_ms: int
+    frozen: Frozen | None = None
 
     def arguments(self) -> tuple[Argument, ...]:
         return ("L", self.connection, self.body, self.due_ms)

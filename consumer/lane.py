@@ -14,6 +14,7 @@ from typing import NamedTuple
 from consumer import tries
 from consumer.breaker import Breaker
 from consumer.concurrency import Concurrency
+from consumer.frozen import Frozen
 from consumer.limits import BLOCK_S, Meter
 from consumer.tries import Tries
 
@@ -38,20 +39,25 @@ class LaneKey(NamedTuple):
 class Delivery:
     """One pending delivery; `due` in seconds since the epoch.
 
-    `raw`: as `frozen` wrote it; the ids stand beside it for those who look for a referral. `offset` is
-    negative for what takes a delivery back. `removed`: a removal came while it was in flight.
+    `offset` is negative for what takes a delivery back. `removed`: a removal came while it was in flight.
     """
 
     partition: int
     connection: str
     offset: int
     due: float
-    raw: bytes
-    referral_id: str
-    revision: int
+    frozen: Frozen
     tries: Tries = tries.NONE
     tier: Tier = Tier.DUE
     removed: bool = False
+
+    @property
+    def referral_id(self) -> str:
+        return self.frozen.referral_id
+
+    @property
+    def revision(self) -> int:
+        return self.frozen.revision
 
     def rides_with(self, first: Delivery) -> bool:
         """Whether one request may carry both. What takes a delivery back goes alone: few take lists."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from consumer import metrics
-from consumer.frozen import thaw
 from consumer.keys import Keys
 from consumer.lane import Delivery, LaneKey, Tier
 from consumer.lanes import Lanes
@@ -88,7 +87,7 @@ class Loading:
         metrics.PENDING.set(len(self._lanes))
         metrics.IN_FLIGHT.set(self._lanes.in_flight)
         oldest = self._lanes.oldest()
-        metrics.OLDEST_PENDING.set(0 if oldest is None else thaw(oldest.raw).produced_at_us / 1e6)
+        metrics.OLDEST_PENDING.set(0 if oldest is None else oldest.frozen.produced_at_us / 1e6)
         for state, number in self._lanes.states(self._clock()).items():
             metrics.GATES.labels(state).set(number)
 
@@ -106,4 +105,4 @@ class Loading:
     def _end(self, delivery: Delivery, now: float) -> None:
         upto, taken_at = self._left.get(delivery.partition, (0, 0.0))
         perhaps_made = delivery.offset < upto and delivery.due <= taken_at
-        self._sender.attempts.withdraw(delivery, thaw(delivery.raw), now, perhaps_made=perhaps_made)
+        self._sender.attempts.withdraw(delivery, now, perhaps_made=perhaps_made)

@@ -163,10 +163,9 @@ def page(store: Store, keys: Keys, key: LaneKey, epoch: int, known: int) -> Page
 
 def _delivery(key: LaneKey, offset: int, due_ms: float, tries: bytes | None, raw: bytes) -> Delivery:
     frozen = thaw(raw)
-    ids = frozen.referral_id, frozen.revision
     place = key.partition, key.connection, offset, due_ms / 1000
     before = parse(text(tries)) if tries else Tries(unknown_since=frozen.doubt)
-    return Delivery(*place, raw, *ids, before, key.tier)
+    return Delivery(*place, frozen, before, key.tier)
 
 
 def _behind(store: Store, lane: str, found: Sequence[Delivery]) -> dict[int, float]:

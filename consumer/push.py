@@ -16,7 +16,7 @@ from consumer.addresses import Policy
 from consumer.brakes import Brakes
 from consumer.connection_sets import StoredSet
 from consumer.crm import BY_KIND
-from consumer.frozen import Frozen
+from consumer.frozen import Frozen, thaw
 from consumer.intake import LEASE_MS, Entry, LaneTarget, Verdict, WindowTarget
 from consumer.keys import Keys
 from consumer.lane import Delivery, Tier
@@ -79,11 +79,8 @@ class Push:
     ) -> Sequence[LaneTarget]:
         """A frozen body for every push connection that wants the referral, due now."""
         due_ms = int(self._clock() * 1000)
-        return [
-            LaneTarget(c.name, frozen(c, referral).freeze(), due_ms)
-            for c in connections
-            if isinstance(c, PushBase)
-        ]
+        rendered = [(c.name, frozen(c, referral)) for c in connections if isinstance(c, PushBase)]
+        return [LaneTarget(name, one.freeze(), due_ms, one) for name, one in rendered]
 
     def owned(self, owned: Owned) -> None:
         self._owned[owned.partition] = owned
@@ -128,7 +125,7 @@ class Push:
                 if isinstance(target, WindowTarget) or entry.offset >= parked.get(target.connection, inf):
                     continue
                 place = (owned.partition, target.connection, entry.offset, target.due_ms / 1000)
-                delivery = Delivery(*place, target.body, entry.referral_id, entry.revision)
+                delivery = Delivery(*place, target.frozen or thaw(target.body))
                 (deliveries if verdict == Verdict.ACCEPTED else withdrawn).append(delivery)
         if deliveries:
             self._loading.accept(deliveries)

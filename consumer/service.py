@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from consumer import log, metrics
 from consumer.addresses import Policy, networks
 from consumer.intake import LANE_BYTES, LANE_DELIVERIES
+from consumer.store import StoreRefused, StoreUnavailable
 
 #: Liveness: a loop that has not gone round for this long is stuck. Above every bounded wait inside it.
 STUCK_AFTER_S = 180.0
@@ -220,10 +221,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def run(main: Callable[[], None]) -> int:
-    """Run a process's main to its exit code: a Stop becomes one line on standard error."""
+    """Run a process's main to its exit code: a Stop becomes one line on standard error, and so does a Redis
+    that goes away while it starts.
+    """
     try:
         main()
     except Stop as stop:
-        sys.stderr.write(f"{stop}\n")
-        return 1
-    return 0
+        line = str(stop)
+    except (StoreUnavailable, StoreRefused) as error:
+        line = f"{error}: check REFERRALS_REDIS and start again"
+    else:
+        return 0
+    log.write_out()
+    sys.stderr.write(f"{line}\n")
+    return 1

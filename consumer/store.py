@@ -7,7 +7,7 @@ belongs to one thread: WAITAOF speaks for the connection that wrote.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -121,20 +121,33 @@ class Store:
         """
         return _unrefused(self.each(calls))
 
-    def each(self, calls: Sequence[Call]) -> list[Reply | StoreRefused]:
-        """As `calls`, for callers that go on with those that were not refused."""
-        replies = self._evalsha(calls)
+    def each(
+        self, calls: Sequence[Call], meanwhile: Callable[[], None] = lambda: None
+    ) -> list[Reply | StoreRefused]:
+        """As `calls`, for callers that go on with those that were not refused. `meanwhile`: work of theirs
+        that needs no Redis, done while Redis has this.
+        """
+        replies = self._evalsha(calls, meanwhile)
         if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
             # The cache is volatile. The other calls are applied; repeats are harmless.
             self._hashes.clear()
-            replies = self._evalsha(calls)
+            replies = self._evalsha(calls, lambda: None)
         return [_reply(reply) for reply in replies]
 
-    def _evalsha(self, calls: Sequence[Call]) -> list[Any]:
+    def _evalsha(self, calls: Sequence[Call], meanwhile: Callable[[], None]) -> list[Any]:
         unknown = list({call.script for call in calls} - self._hashes.keys())
         loaded = self.commands([("SCRIPT", "LOAD", script.source()) for script in unknown])
         self._hashes.update(zip(unknown, map(text, loaded), strict=True))
-        return self._replies([("EVALSHA", self._hashes[c.script], 1, c.key, *c.args) for c in calls])
+        commands = [("EVALSHA", self._hashes[c.script], 1, c.key, *c.args) for c in calls]
+        pool = self._redis.connection_pool
+        try:
+            connection = pool.get_connection()
+            try:
+                return _exchanged(connection, commands, meanwhile)
+            finally:
+                pool.release(connection)
+        except redis.RedisError as error:
+            raise _translated(error) from error
 
     def commands(self, commands: Iterable[Sequence[Argument]]) -> list[Any]:
         """Plain commands in one round trip: reads, and writes whose repetition changes nothing.
@@ -197,6 +210,28 @@ class Store:
         except redis.RedisError as error:
             raise _translated(error) from error
         return Durability(bool(info.get("aof_enabled")), str(info.get("maxmemory_policy", "noeviction")))
+
+
+def _exchanged(
+    connection: Any, commands: Sequence[Sequence[Argument]], meanwhile: Callable[[], None]
+) -> list[Any]:
+    """One round trip with something done before its replies are read, which redis-py's pipeline has no place
+    for; errors that Redis answered stand among the replies.
+    """
+    connection.send_packed_command(connection.pack_commands(commands))
+    replies: list[Any] = []
+    try:
+        meanwhile()
+        for _ in commands:
+            try:
+                replies.append(connection.read_response())
+            except redis.ResponseError as error:
+                replies.append(error)
+    except BaseException:
+        # Nobody may take what is still to come for replies of theirs.
+        connection.disconnect()
+        raise
+    return replies
 
 
 def text(reply: bytes | str | int) -> str:

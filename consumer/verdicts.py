@@ -71,5 +71,7 @@ def _verdict(
     decision = conclude(row, connection, answer, before, now, jitter, group if unknown else "")
     if isinstance(decision, Later | Hold):
         return Verdict(answer, decision, decision.tries)
-    # The last attempt too may have been applied: then there is something to take back.
-    return Verdict(answer, decision, replace(before, unknown_since=before.unknown_since or now * unknown))
+    if unknown and not before.unknown_since:
+        # The last attempt too may have been applied: then there is something to take back.
+        before = replace(before, unknown_since=now)
+    return Verdict(answer, decision, before)

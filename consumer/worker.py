@@ -8,7 +8,7 @@ then the replies are obeyed. What differs between push and collect is a Half.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from consumer import connection_sets, intake, log, metrics
 from consumer.intake import Accepted, Fenced, Lost, Moved, StaleSet
@@ -25,6 +25,8 @@ from consumer.topics import Topics
 
 #: A round waits so long for a record: the delay of facts written while nothing is read.
 POLL_S = 0.02
+#: Records in memory: one batch goes into Redis while another is planned.
+MAX_BACKLOG = 2 * intake.MAX_BATCH
 #: Redis full or its disk in trouble: Kafka keeps what is refused; longer, and an operator must look.
 REFUSED_PATIENCE_S = 120.0
 #: Pause after a refusal: Redis has enough to do.
@@ -73,7 +75,7 @@ class Worker:
             self._look(stream)
         waiting = sum(len(owned.backlog) for owned in self._owned.values())
         # At least one, since only a poll serves a rebalance: what Redis refuses does not pile up here.
-        self._sort_in(stream.poll(0 if waiting else POLL_S, max(1, intake.MAX_BATCH - waiting)))
+        self._sort_in(stream.poll(0 if waiting else POLL_S, max(1, MAX_BACKLOG - waiting)))
         self._persist(stream)
         patiently(self._service.stopping.is_set, lambda: self._half.after(self._store))
         if now >= self._commit_at:
@@ -134,11 +136,11 @@ class Worker:
     def _persist(self, stream: Stream) -> None:
         # Before any set is in force, everything would be UNROUTED for good.
         full = [owned for owned in self._owned.values() if owned.backlog and self._version]
-        planned = [self._offers.plan(owned, self._router) for owned in full]
+        planned = self._offers.plan(full, self._router)
         offers = [offer for offer in planned if isinstance(offer, Offer)]
         settles = [(owned, call) for owned in self._owned.values() if (call := self._half.settle(owned))]
         calls = [call for _, call in settles] + [self._offers.call(offer, self._version) for offer in offers]
-        sent, replies = self._send(calls)
+        sent, replies = self._send(calls, lambda: self._offers.plan_ahead(full, offers, self._router))
         refusals = [refused for refused in (*planned, *replies) if isinstance(refused, StoreRefused)]
         # A full Redis refuses new rows and still takes what makes room: each reply counts for itself.
         for (owned, _), reply in zip(settles, replies, strict=False):
@@ -155,11 +157,14 @@ class Worker:
             # A schema is being asked for, or connections are: look again soon, not at once.
             self._service.stopping.wait(POLL_S)
 
-    def _send(self, calls: Sequence[Call]) -> tuple[float, list[Reply | StoreRefused]]:
+    def _send(
+        self, calls: Sequence[Call], meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[float, list[Reply | StoreRefused]]:
         """All in one round trip, repeated until Redis answers; with when the answered one was sent."""
         if not calls:
             return time.monotonic(), []
-        return patiently(self._service.stopping.is_set, lambda: (time.monotonic(), self._store.each(calls)))
+        stopping = self._service.stopping.is_set
+        return patiently(stopping, lambda: (time.monotonic(), self._store.each(calls, meanwhile)))
 
     def _refused(self, why: str) -> None:
         now = time.monotonic()

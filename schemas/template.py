@@ -79,12 +79,27 @@ def values(templates: Iterable[str], referral: Referral, *, partner_data: bool) 
     """What the templates take from the referral; what is missing or may not leave is empty."""
     return {
         source: mapping.source_text(source, referral, partner_data=partner_data)
-        for source in sorted(fields_of(templates))
+        for source in _in_order(tuple(templates))
     }
+
+
+@lru_cache(maxsize=MAX_KEPT)
+def _in_order(templates: tuple[str, ...]) -> list[str]:
+    return sorted(fields_of(templates))
 
 
 def url(template: str, given: Mapping[str, str]) -> str | Unfit:
     """The address with its values: percent-encoded, a path's never empty nor a way to another folder."""
+    return _fixed(template) or _address(template, given)
+
+
+@lru_cache(maxsize=MAX_KEPT)
+def _fixed(template: str) -> str | Unfit | None:
+    """The address, where it takes nothing from the referral."""
+    return None if fields_of([template]) else _address(template, {})
+
+
+def _address(template: str, given: Mapping[str, str]) -> str | Unfit:
     path, question, query = template.partition("?")
     segments: list[str] = []
     for segment in path.split("/"):

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from confluent_kafka.admin import AdminClient
 
 from console.__main__ import main
@@ -128,7 +127,7 @@ def deployment(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-) -> Iterator[Deployment]:
+) -> Deployment:
     settings = {"KAFKA": kafka.bootstrap, "REDIS": valkey.url, "PREFIX": topic_prefix}
     environment = {f"REFERRALS_{name}": value for name, value in settings.items()}
     for name in os.environ:
@@ -145,8 +144,7 @@ def deployment(
         found = capfd.readouterr()
         return Said(int(ended.value.code or 0), found.out, found.err)
 
-    yield Deployment(kafka, valkey, topic_prefix, environment, run, tmp_path / "connections")
-    structlog.reset_defaults()  # what this test captured is closed now
+    return Deployment(kafka, valkey, topic_prefix, environment, run, tmp_path / "connections")
 
 
 def clean(**more: str) -> dict[str, str]:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from console import standing, uncertain
 from console.__main__ import main
@@ -129,7 +128,7 @@ def run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-) -> Iterator[Command]:
+) -> Command:
     for name in os.environ:
         if name.startswith("REFERRALS_"):
             monkeypatch.delenv(name)
@@ -142,8 +141,7 @@ def run(
     monkeypatch.setenv("ACME_TOKEN", TOKEN)
     monkeypatch.setenv("ACME_USER", "acme-user")
     monkeypatch.setenv("ACME_WHSEC", WHSEC)
-    yield Command(capfd, tmp_path / "connections")
-    structlog.reset_defaults()
+    return Command(capfd, tmp_path / "connections")
 
 
 SECRET = {

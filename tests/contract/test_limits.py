@@ -23,6 +23,7 @@ from consumer.limits import LATE_S, LEASE, Grant, Meter, granted, lease
 from consumer.store import Argument, Call, Store
 from schemas.push import Limits
 from tests.support.valkey import Valkey
+from tests.support.waiting import frozen
 
 KEYS = Keys("referrals", Role.PUSH)
 NAMES = ("a", "b", "c")
@@ -221,7 +222,7 @@ class Peer:
                     self.done += 1
         while len(self.lanes) < 40:
             offset = next(self.offsets)
-            self.lanes.accept(Delivery(0, "crm", offset, 0.0, b"", f"r{offset}", 0))
+            self.lanes.accept(Delivery(0, "crm", offset, 0.0, frozen(f"r{offset}")))
         self.start(takes)
         self.lanes.give_up_shares(now)
         if (found := self.lanes.asking()) is not None:

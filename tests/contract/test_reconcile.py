@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from console import connections
 from console.__main__ import main
@@ -166,11 +165,8 @@ def command(files: tuple[Path, Path]) -> tuple[int, str]:
     """As an operator runs it; the exit code, and the document it wrote."""
     now = datetime.now(UTC)
     times = "--from", (now - HOUR).isoformat(), "--to", (now + HOUR).isoformat()
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main(["reconcile", *times, "--json", str(files[0]), "--textfile", str(files[1])])
-    finally:
-        structlog.reset_defaults()
+    with pytest.raises(SystemExit) as ended:
+        main(["reconcile", *times, "--json", str(files[0]), "--textfile", str(files[1])])
     return int(ended.value.code or 0), files[0].read_text()
 
 

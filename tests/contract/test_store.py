@@ -89,6 +89,23 @@ def test_scripts_are_loaded_anew_after_a_flush(valkey: Valkey, store: Store) -> 
     assert store.calls(calls) == [2, 2]
 
 
+def test_work_is_done_while_redis_has_the_calls(valkey: Valkey, store: Store) -> None:
+    def meanwhile() -> None:
+        with valkey.client() as client:
+            eventually(lambda: client.get("n") == b"1", "Redis has it")
+
+    assert store.each([Call(PLAIN, "n", ())], meanwhile) == [1]
+
+
+def test_work_that_fails_leaves_no_reply_behind(store: Store) -> None:
+    def meanwhile() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        store.each([Call(PLAIN, "n", ())], meanwhile)
+    assert store.call(Call(PLAIN, "m", ())) == 1
+
+
 @pytest.mark.case(16)
 def test_a_refusal_stands_for_its_call_alone(tmp_path: Path) -> None:
     """A full Redis refuses what needs memory; what frees some is carried out beside it, and says so."""

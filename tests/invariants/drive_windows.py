@@ -3,7 +3,7 @@
 Leases end when a step says so: their time is set to be over. Tokens are counted as the models count them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
 from batcher.artefacts import Fields
@@ -28,8 +28,10 @@ class BenchStore(Store):
         super().__init__(url)
         self._bench = bench
 
-    def each(self, calls: Sequence[Call]) -> list[Reply | StoreRefused]:
-        return super().each([self._bench.altered(call) for call in calls])
+    def each(
+        self, calls: Sequence[Call], meanwhile: Callable[[], None] = lambda: None
+    ) -> list[Reply | StoreRefused]:
+        return super().each([self._bench.altered(call) for call in calls], meanwhile)
 
     def barrier(self) -> None:
         self._bench.fsync()

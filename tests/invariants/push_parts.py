@@ -194,12 +194,14 @@ class Lossy(Store):
     altered: Mapping[tuple[str, str], Altered] = {}
     granted: Callable[[Call, Reply, float], None] = staticmethod(lambda _call, _reply, _sent: None)
 
-    def each(self, calls: Sequence[Call]) -> list[Reply | StoreRefused]:
+    def each(
+        self, calls: Sequence[Call], meanwhile: Callable[[], None] = lambda: None
+    ) -> list[Reply | StoreRefused]:
         if self.cut:
             raise StoreUnavailable("Redis did not answer: planted")
         sent = time.monotonic()
         changed = [Call(self._script(call), call.key, call.args) for call in calls]
-        replies = super().each(changed)
+        replies = super().each(changed, meanwhile)
         if self.lose:
             self.lose -= 1
             raise StoreUnavailable("Redis did not answer: planted")

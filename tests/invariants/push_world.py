@@ -18,7 +18,6 @@ from typing import NamedTuple
 from consumer import connection_sets, intake, pending
 from consumer.addresses import Policy
 from consumer.exchange import Request, Unknown
-from consumer.frozen import thaw
 from consumer.layout import Layout
 from consumer.manifests import Remembered
 from consumer.ownership import Owned, Ownership
@@ -150,7 +149,7 @@ class Member:
     def loaded(self) -> set[str]:
         """Ids of deliveries in memory."""
         lanes = self.push._lanes._lanes()
-        return {thaw(one.raw).delivery_id for lane in lanes for one in lane.loaded.values()}
+        return {one.frozen.delivery_id for lane in lanes for one in lane.loaded.values()}
 
     def startable(self) -> set[tuple[str, int]]:
         if not self.push._may_start(0):

@@ -21,6 +21,7 @@ from consumer.lanes import LEASE_PAUSE_S, Lanes
 from consumer.limits import Grant, Meter
 from consumer.tries import NONE, Tries
 from schemas.push import Limits
+from tests.support.waiting import frozen
 
 PARTITIONS = (0, 1)
 CONNECTIONS = ("a", "b")
@@ -451,7 +452,7 @@ class Worker(RuleBasedStateMachine):
     def delivery(self, key: FamilyKey, offset: int) -> Delivery:
         stored = self.redis[key][offset]
         referral = f"r{offset // 3}"
-        return Delivery(*key, offset, stored.due, b"", referral, offset % 3, stored.tries, stored.tier)
+        return Delivery(*key, offset, stored.due, frozen(referral, offset % 3), stored.tries, stored.tier)
 
 
 TestLanes = Worker.TestCase

@@ -12,6 +12,7 @@ from consumer.families import REFILL_PART
 from consumer.lane import AFTER_S, Delivery, LaneKey, Tier
 from consumer.lanes import MAX_LOADED, Lanes
 from consumer.tries import NONE, Tries
+from tests.support.waiting import frozen
 
 CRM = LaneKey(0, "crm")
 AGAIN = LaneKey(0, "crm", Tier.AGAIN)
@@ -52,7 +53,7 @@ def delivery(
 ) -> Delivery:
     """`of`: the referral whose later revision it is."""
     ids = (f"r{offset}", 0) if of is None else (of, offset)
-    return Delivery(partition, connection, offset, due, b"", *ids, tries, tier)
+    return Delivery(partition, connection, offset, due, frozen(*ids), tries, tier)
 
 
 def filled(made: Lanes, deliveries: Iterable[Delivery]) -> Lanes:

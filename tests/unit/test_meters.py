@@ -14,6 +14,7 @@ from consumer.lanes import Lanes
 from consumer.limits import BLOCK_S, LATE_S, Grant, Meter
 from consumer.tries import NONE
 from schemas.push import Limits
+from tests.support.waiting import frozen
 
 ALL = 10_000
 
@@ -38,7 +39,7 @@ def fill(
     tier: Tier = Tier.DUE,
 ) -> None:
     for n in offsets:
-        made.accept(Delivery(partition, connection, n, due, b"", f"r{n}", 0, NONE, tier))
+        made.accept(Delivery(partition, connection, n, due, frozen(f"r{n}"), NONE, tier))
 
 
 def starts(made: Lanes, now: float) -> list[list[Delivery]]:

@@ -46,7 +46,7 @@ def test_a_revision_put_off_by_a_split_is_told_of_before_its_own_attempt() -> No
     sender.attempts._asking = asked  # type: ignore[assignment]
     for offset, (referral_id, revision) in enumerate([("r", 0), ("q", 0), ("r", 1)]):
         frozen = Frozen(f"d{offset}", referral_id, revision, "acme", "c", 0, b"{}")
-        lanes.accept(Delivery(0, "crm", offset, 1.0, frozen.freeze(), referral_id, revision))
+        lanes.accept(Delivery(0, "crm", offset, 1.0, frozen))
     asyncio.run(sender._send(lanes.start(clock())))
     sender._loop.close()
     assert [item.tries.attempts for item in told.later if item.offset == 2] == [0, 1]

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import structlog
 
 from batcher.files.manifest import MAX_BYTES, Entry, Sidecar, document, parse, ranges
 from console.__main__ import main
@@ -54,7 +53,6 @@ def test_a_file_as_it_was_sent(put: Callable[..., Path], capsys: pytest.CaptureF
     path = put(sidecar=replace(SIDECAR, files=(ENTRY, OTHER)))
     with pytest.raises(SystemExit) as ended:
         main(["verify", str(path)])
-    structlog.reset_defaults()  # what this test captured is closed later
     assert ended.value.code in {0, None}
     told = capsys.readouterr()
     assert told.out == "leads-1.csv: whole and unchanged, 2 rows, 43 bytes\n"
