@@ -74,6 +74,7 @@ def flush() -> None:
 def _flush(ground: Ground, process: Service, desk: Desk) -> None:
     watcher = watch(ground, process.stopping)
     log.event("service.started", port=process.port, partitions=ground.layout.partitions)
+    log.write_out()
     while not process.stopping.is_set():
         process.health.beat()
         try:

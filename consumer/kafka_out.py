@@ -14,6 +14,9 @@ from consumer.log import silent
 
 #: librdkafka gives up on a record after this; callers then keep what they have and try again.
 DELIVERY_TIMEOUT_MS = 30_000
+#: librdkafka counts before compression: a set of ten thousand connections has 36 MB, of which Kafka gets
+#: half a megabyte.
+MAX_RECORD_BYTES = 64 << 20
 #: Waits on an answer end in any case; a little above the delivery timeout.
 WAIT_S = 35.0
 
@@ -42,8 +45,8 @@ class KafkaOut:
                 "client.id": "referral-delivery",
                 "linger.ms": 5,
                 "compression.type": "lz4",
-                "message.max.bytes": 2_000_000,
-                "queue.buffering.max.kbytes": 65_536,
+                "message.max.bytes": MAX_RECORD_BYTES,
+                "queue.buffering.max.kbytes": MAX_RECORD_BYTES // 1024,
                 **config,
                 "bootstrap.servers": bootstrap,
                 "enable.idempotence": True,
@@ -74,7 +77,7 @@ class KafkaOut:
         if failed or left:
             why = failed[0] if failed else "no answer"
             raise NotAcknowledged(
-                f"Kafka did not acknowledge {len(failed) + left} of {len(records)} records: {why}"
+                f"Kafka did not acknowledge {len(failed) + left} of {len(records)} records: {_advised(why)}"
             )
         return taken
 
@@ -94,6 +97,14 @@ class KafkaOut:
                 # The queue is full: acknowledgements make room, or the delivery timeout does.
                 self._producer.poll(0.1)
             except KafkaException as error:
-                raise NotAcknowledged(f"Kafka refused a record: {error.args[0].name()}") from error
+                why = _advised(error.args[0].name())
+                raise NotAcknowledged(f"Kafka refused a record for {record.topic}: {why}") from error
             else:
                 return
+
+
+def _advised(code: str) -> str:
+    """Kafka's name of what is wrong, and what to do where that helps."""
+    if code == "MSG_SIZE_TOO_LARGE":
+        return f"{code}: raise max.message.bytes of the topic"
+    return code

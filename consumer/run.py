@@ -127,6 +127,7 @@ def run(
         lost=ownership.lost,
     )
     log.event("service.started", port=service.port, partitions=ground.layout.partitions)
+    log.write_out()
     try:
         while not stopping.is_set():
             worker.round(stream)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import settings
 
+from consumer import log
 from deploy.embedded import processes
 
 pytest_plugins = [
@@ -25,6 +28,15 @@ def pytest_configure() -> None:
         # Nobody may take the port of a server that another's test has killed and starts again.
         number, workers = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         processes.PORTS = processes.PORTS[number::workers]
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """What a test has configured in this process ends with it."""
+    yield
+    log.write_out()
+    structlog.reset_defaults()
+    log._lines.logger = structlog.get_logger()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

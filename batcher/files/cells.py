@@ -21,4 +21,6 @@ def clean(value: str, instead: str = "\ufffd") -> str:
 
 def guarded(value: str, instead: str = "\ufffd") -> str:
     """The same with an apostrophe before what a spreadsheet would run."""
+    if value[:1].isalnum() and value.isprintable():
+        return value  # most are like this: no pattern need look
     return f"'{clean(value, instead)}" if _FORMULA.match(value) else clean(value, instead)

@@ -21,8 +21,6 @@ CURVE = (10, 100, 1_000, 10_000)
 #: A part of the curve ends after so many deliveries of each connection at least, or so long.
 CURVE_EACH, CURVE_S = 2, 60.0
 LOOK_S = 0.1
-#: The set in force is one Kafka record; by default it has room for some hundreds of connections.
-LARGE_SETS = {"REFERRALS_KAFKA_CONFIG": '{"message.max.bytes": 100000000}'}
 FIELDS = {"fields": "[referral_id, email, first_name, last_name]"}
 
 
@@ -52,7 +50,7 @@ def p99(
     """Milliseconds, of the connections that are not `troubled`, while the receiver does `modes`."""
     with stage.listening() as receiver:
         receiver.modes(modes)
-        site = stage.site(accounts.crms(receiver.url, names, **FIELDS), **LARGE_SETS)
+        site = stage.site(accounts.crms(receiver.url, names, **FIELDS))
         service = site.start("push", "consumer")
         try:
             warm = latency.stream(site, spread(len(names), names, seed=1), RATE)
@@ -74,7 +72,7 @@ def cost(stage: Stage, number: int, records: int) -> float:
     """Microseconds of processor a delivery, with as many host names as connections."""
     names = [f"a{place:05d}" for place in range(number)]
     url = f"http://ACCOUNT{DOMAIN}:{stage.receiver.port}"
-    site = stage.site(accounts.crms(url, names, **FIELDS), **LARGE_SETS)
+    site = stage.site(accounts.crms(url, names, **FIELDS))
     count = site.publish(spread(max(min(records, 20_000), CURVE_EACH * number), names))
     service = site.start("push", "tests.bench.entry")
     try:

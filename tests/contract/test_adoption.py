@@ -8,12 +8,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from console.begin import begin
-from consumer import connection_sets, folder
+from consumer import connection_sets, folder, manifests
 from consumer.keys import Role
 from consumer.run import Ground, adopt_files
 from consumer.service import Settings, Stop
 from tests.support.kafka import Kafka
 from tests.support.valkey import Valkey
+
+#: Connections, in so large accounts.
+MANY, EACH = 2_000, 100
 
 MAILS = """\
 account: %s
@@ -74,3 +77,24 @@ def test_a_recipient_nobody_approved_leaves_the_set_in_force_as_it_is(ground: Gr
         "approved_recipients; add it there, or leave it out here"
     )
     assert connection_sets.version(ground.store, ground.topics) == version
+
+
+def test_a_set_of_thousands_of_connections_is_put_in_force_and_remembered(ground: Ground) -> None:
+    """Two thousand are 3.6 MB of definition: more than Kafka takes of one record, unless it is compressed."""
+    fields = "[referral_id, email, first_name, last_name, postal_code, country, phone_e164, opted_in_at]"
+    for account in range(MANY // EACH):
+        lines = [f"account: a{account}", "connections:"]
+        for number in range(EACH):
+            lines += [
+                f"  - name: a{account}-{number}", "    kind: http", f"    url: https://a{account}.example/{number}",
+                f"    fields: {fields}",
+            ]  # fmt: skip
+        write(ground, f"a{account}", "\n".join(lines))
+    adopt_files(ground)
+    found = connection_sets.current(ground.store, ground.topics)
+    assert len(found.set.by_name()) == MANY
+    settings = ground.settings
+    remembered = manifests.remember(settings.kafka, settings.kafka_config, ground.topics).connections
+    assert remembered is not None
+    assert remembered.definition == found.set.definition()
+    assert len(found.set.definition()) > 3_000_000

@@ -76,7 +76,9 @@ def after(given: Callable[..., Any] = _always) -> Around:
 
 
 def _runs(script: str, given: Callable[[Any], Any]) -> Callable[..., bool]:
-    return lambda _store, calls: any(call.script.name == script and given(call) for call in calls)
+    return lambda _store, calls, *_meanwhile: any(
+        call.script.name == script and given(call) for call in calls
+    )
 
 
 def asking(script: str, given: Callable[[Any], Any] = _always) -> Around:
@@ -93,12 +95,12 @@ def in_half(script: str) -> Around:
     """The script has run in half of the partitions it is to run in."""
 
     def around(original: Callable[..., Any], hit: Hit) -> Callable[..., Any]:
-        def instead(store: Any, calls: Any) -> Any:
+        def instead(store: Any, calls: Any, *meanwhile: Any) -> Any:
             mine = [call for call in calls if call.script.name == script]
             if len(mine) > 1:
                 original(store, mine[: len(mine) // 2])
                 hit()
-            return original(store, calls)
+            return original(store, calls, *meanwhile)
 
         return instead
 
