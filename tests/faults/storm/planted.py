@@ -92,14 +92,15 @@ def body_made_anew() -> None:
     """What is sent is not what was sent."""
     number = itertools.count()
 
-    def around(thaw: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-        def instead(raw: bytes) -> Any:
-            frozen = thaw(raw)
-            return replace(frozen, body=frozen.body + b" " * next(number))
+    def around(sending: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(key: str, action: Any, rows: Any) -> Any:
+            return sending(
+                key, action, tuple(replace(row, body=row.body + b" " * next(number)) for row in rows)
+            )
 
         return instead
 
-    replace_with("consumer.attempts:thaw", around)
+    replace_with("consumer.attempts:Sending", around)
 
 
 def repeat_uncounted() -> None:
